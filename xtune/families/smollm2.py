@@ -1,0 +1,11 @@
+"""SmolLM2 (Hugging Face): LLaMA layers, native in transformers; told from a LLaMA by its vocabulary."""
+
+from __future__ import annotations
+
+from xtune.families.family import Family
+
+FAMILY = Family(
+    name="smollm2",
+    recognises=lambda config: config.get("model_type") == "llama" and config.get("vocab_size") == 49152,
+    template="smollm2",
+)

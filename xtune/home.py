@@ -1,0 +1,41 @@
+"""Where xtune keeps what it can make again (converted models, encoded data), and writing there safely."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def home() -> Path:
+    """The user's cache directory: $XTUNE_HOME, or ~/.cache/xtune."""
+    return Path(os.environ.get("XTUNE_HOME") or Path.home() / ".cache" / "xtune").expanduser()
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory to write in that becomes `target` when all is written, and never half of it.
+
+    The work happens beside `target` and is renamed at the end. Where another process made the same target
+    in the meantime, that one is kept: both were made from the same content.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield work
+        for path in work.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)  # some writers make private files
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        work.chmod(0o755)  # mkdtemp made it private
+        try:
+            os.rename(work, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

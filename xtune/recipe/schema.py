@@ -1,0 +1,131 @@
+"""What a recipe may say. `Recipe` is frozen, validated and complete: every default is filled in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Frozen, and strict about names: a misspelt option is a fault, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Model(Section):
+    path: str
+    """Directory of the base model in Transformers format, or the name of an embedded one ("smollm2")."""
+    family: str = "auto"
+    """Model family; "auto" recognises it from config.json."""
+    template: str = "auto"
+    """Chat template: a name from xtune/templates, or "auto" for the family's own."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the base weights; "auto" is bfloat16 where the device multiplies it fast, else float32."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention kernel; "auto" is the fastest that keeps packed samples apart on this device."""
+
+
+class Full(Section):
+    kind: Literal["full"]
+    """Train all weights."""
+
+
+class Lora(Section):
+    kind: Literal["lora"]
+    """Train low-rank adapters beside frozen weights (Hu et al. 2021)."""
+    rank: int = Field(16, ge=1)
+    """Rank r of the two factors."""
+    alpha: float = Field(32, gt=0)
+    """Adapters are scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapters' input."""
+    targets: str | list[str] = "all-linear"
+    """Linear layers that get an adapter: "all-linear" (all but the output layer) or their names."""
+
+
+class Qlora(Lora):
+    kind: Literal["qlora"]
+    """Low-rank adapters beside weights quantised to 4-bit NF4 (Dettmers et al. 2023)."""
+    double_quantization: bool = True
+    """Quantise the quantisation constants too: 0.4 bit less per weight."""
+
+
+class Source(Section):
+    path: str
+    """A .json or .jsonl file; a relative path starts at the recipe's folder, then where you stand."""
+    format: str = "auto"
+    """How rows are laid out: alpaca, sharegpt or messages; "auto" finds out from the rows."""
+    limit: int | None = Field(None, ge=1)
+    """Take only the first records."""
+
+
+class Data(Section):
+    sources: list[Source] = Field(min_length=1)
+    """The files to train on."""
+    packing: bool = True
+    """Put samples one after another without padding, kept apart in attention and positions."""
+    max_length: int = Field(2048, ge=8)
+    """Longest sample, in tokens."""
+    overlong: Literal["drop", "error"] = "drop"
+    """What to do with a sample over max_length: drop and count it, or stop."""
+
+
+class Train(Section):
+    objective: Literal["sft"] = "sft"
+    """sft: next-token prediction on the assistant's turns."""
+    lr: float = Field(2e-4, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after warm-up."""
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    batch_size: int = Field(8, ge=1)
+    """Samples per optimizer step, over all devices."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Samples per forward pass; must divide batch_size. None: all of batch_size at once."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the data. Default 3 where steps is not given."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; give this or epochs."""
+    seed: int = 0
+    """Of initialisation, data order and dropout."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints. None: ten in a run."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints kept; older ones are deleted."""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class Probe(Section):
+    prompts: list[str] = []
+    """Asked before and after training; the answers are shown side by side."""
+    system: str | None = None
+    """System prompt of the probes."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest answer, in tokens."""
+
+
+class Recipe(Section):
+    """Everything a run depends on: what a run directory keeps, and what a run can be repeated from."""
+
+    model: Model
+    method: Annotated[Full | Lora | Qlora, Field(discriminator="kind")]
+    data: Data
+    train: Train = Train()
+    probe: Probe = Probe()
+    name: str = "recipe"
+    """Names the run directory; the recipe's file name unless given."""

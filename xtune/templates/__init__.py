@@ -1,0 +1,1 @@
+"""Chat formats, one Jinja file each, and the one renderer."""
