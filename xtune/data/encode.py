@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -92,7 +93,7 @@ def _pieces(rendered: Rendered) -> list[tuple[str, bool, bool]]:
     controls, learnt = set(rendered.control_spans), rendered.loss_spans
     cuts = sorted({0, len(rendered.text), *(end for span in (*controls, *learnt) for end in span)})
     pieces, position = [], 0
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         while position < len(learnt) and learnt[position][1] <= start:
             position += 1
         with_loss = position < len(learnt) and learnt[position][0] <= start

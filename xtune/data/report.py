@@ -36,8 +36,8 @@ class DataReport:
     """What became of the records. Every stage from reading to encoding records into it.
 
     Each record is read once and rejected at most once, at whichever stage; what is not rejected is kept, so
-    that read == kept + rejected at any time. A repaired record is a kept one; if it is rejected later it no longer
-    counts as repaired, though what was repaired stays listed.
+    that read == kept + rejected at any time. A repaired record is a kept one; if it is rejected later it no
+    longer counts as repaired, though what was repaired stays listed.
     """
 
     read: int = 0
@@ -86,7 +86,9 @@ class DataReport:
         """The report as plain JSON."""
         counts = {name: getattr(self, name) for name in ("read", "kept", "repaired", "rejected")}
         reasons = {
-            name: {reason: {"count": tally.count, "places": tally.places} for reason, tally in tallies.items()}
+            name: {
+                reason: {"count": tally.count, "places": tally.places} for reason, tally in tallies.items()
+            }
             for name, tallies in (("repairs", self.repairs), ("rejections", self.rejections))
         }
         formats = [{"path": file.path, "format": file.format, "why": file.why} for file in self.formats]
@@ -94,9 +96,8 @@ class DataReport:
 
     def __str__(self) -> str:
         """The report for people: totals, files, then the reasons, the most frequent first."""
-        lines = [
-            f"{self.read} records read, {self.kept} kept ({self.repaired} of them repaired), {self.rejected} rejected"
-        ]
+        repaired = f" ({self.repaired} of them repaired)" if self.repaired else ""
+        lines = [f"{self.read} records read, {self.kept} kept{repaired}, {self.rejected} rejected"]
         lines += [f"  {file.path}: {file.format} ({file.why})" for file in self.formats]
         for title, tallies in (("rejected", self.rejections), ("repaired", self.repairs)):
             lines += _table(title, tallies)

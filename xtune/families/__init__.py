@@ -25,7 +25,9 @@ def read_config(directory: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"config.json is not JSON: {error}", where=str(path), fix="Copy the file again.") from None
+        raise UsageError(
+            f"config.json is not JSON: {error}", where=str(path), fix="Copy the file again."
+        ) from None
 
 
 def find_family(directory: Path, name: str = "auto") -> Family:

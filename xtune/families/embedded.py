@@ -56,7 +56,9 @@ def _convert(gguf_file: Path, directory: Path) -> None:
         transient=True,
         disable=not Console(stderr=True).is_terminal,
     ):
-        weight = gguf.dequantize(tensor.data, tensor.tensor_type).astype("float32").reshape(tensor.shape[::-1])
+        weight = (
+            gguf.dequantize(tensor.data, tensor.tensor_type).astype("float32").reshape(tensor.shape[::-1])
+        )
         if tensor.name.endswith(("attn_q.weight", "attn_k.weight")):
             weight = _halves(weight, heads if "attn_q" in tensor.name else kv_heads)
         tensors[_native_name(tensor.name)] = weight

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model directory or an embedded model. Raises UsageError where there is none."""
+    """The tokenizer of a model or adapter directory, or an embedded model. Raises UsageError where there is none."""
     from transformers import AutoTokenizer
 
     directory = model_directory(str(path))
-    read_config(directory)
+    if not (directory / "tokenizer_config.json").is_file():  # all that an adapter's directory has
+        read_config(directory)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -61,5 +62,7 @@ def _own_source(directory: Path) -> str | None:
     if file.is_file():
         return file.read_text(encoding="utf-8")
     settings = directory / "tokenizer_config.json"
-    template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
+    template = (
+        json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
+    )
     return template if isinstance(template, str) else None

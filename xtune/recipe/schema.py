@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
     """Frozen, and strict about names: a misspelt option is a fault, never ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def conflict(message: str, *options: str) -> PydanticCustomError:
+    """Options of one section that do not go together; the fault is shown at the first of them."""
+    return PydanticCustomError("conflict", "{message}", {"message": message, "options": options})
 
 
 class Model(Section):
@@ -103,10 +109,11 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
+        size, micro = self.batch_size, self.micro_batch_size
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("give steps or epochs, not both")
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+            raise conflict("give steps or epochs, not both", "steps", "epochs")
+        if micro and size % micro:
+            raise conflict(f"{micro} does not divide batch_size {size}", "micro_batch_size", "batch_size")
         return self
 
 

@@ -118,7 +118,9 @@ def _unused_markers(written: str) -> list[str]:
 
 
 def _defuser(control_tokens: Sequence[str], breaker: str) -> Callable[[Any], Any]:
-    pattern = re.compile("|".join(re.escape(token) for token in sorted(control_tokens, key=len, reverse=True)))
+    pattern = re.compile(
+        "|".join(re.escape(token) for token in sorted(control_tokens, key=len, reverse=True))
+    )
 
     def defuse(value: Any) -> Any:
         if isinstance(value, str):
@@ -191,7 +193,9 @@ def _compile(source: str) -> jinja2.Template:
 
 def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
     """Plain JSON: Jinja's own filter escapes HTML, which a model was never shown."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str):

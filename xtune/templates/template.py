@@ -44,7 +44,9 @@ def find_template(name: str) -> Template:
     if name.endswith(".jinja"):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise UsageError(f"There is no template file {name}.", where="model.template", fix="Check the path.")
+            raise UsageError(
+                f"There is no template file {name}.", where="model.template", fix="Check the path."
+            )
         return template_from_source(name, path.read_text(encoding="utf-8"))
     if name not in _CONTROL_TOKENS:
         near = get_close_matches(name, _CONTROL_TOKENS, n=1)

@@ -1,0 +1,138 @@
+"""Every mistake of a recipe is listed at once, with its line and the way out."""
+
+import pytest
+
+from xtune import RecipeError, load_recipe
+
+READ_BASE = "from mmengine.config import read_base\nwith read_base():\n"
+
+
+def faults(path, overrides=None) -> list[str]:
+    """The lines of the error, the file's name without its folder."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    assert caught.value.exit_code == 2
+    head, *lines = str(caught.value).split("\n")
+    count = "a fault" if len(lines) == 1 else f"{len(lines)} faults"
+    assert head.endswith(f"has {count}:")
+    return [line.strip().replace(f"{path.parent}/", "") for line in lines]
+
+
+def test_all_mistakes_at_once_in_order(write):
+    recipe = write(
+        "r.py",
+        """model = dict(path="smollm2", familly="auto")
+method = dict(kind="lroa", rnak=8, dropout=1)
+data = dict(
+    sources=[
+        dict(path=3),
+        {"format": "auto"},
+    ],
+    packing="perhaps",
+)
+train = dict(steps=10, epochs=1)
+train["lr"] = -1
+train.update(
+    schedule="cosin",
+    micro_batch_size=3,
+    rank=4,
+)
+epochs = 3
+modle = dict()
+""",
+    )
+    assert faults(recipe) == [
+        "r.py:1: model.familly: unknown option; did you mean family?",
+        'r.py:2: method.kind: \'lroa\' is not allowed; give "full", "lora" or "qlora"; did you mean lora?',
+        "r.py:2: method.dropout: 1 is not allowed; give a number at least 0 and below 1",
+        'r.py:2: method.rnak: unknown option of kind "lora"; did you mean rank?',
+        "r.py:5: data.sources.0.path: 3 is not allowed; give a string",
+        "r.py:6: data.sources.1.path: missing; give a string",
+        "r.py:8: data.packing: 'perhaps' is not allowed; give True or False",
+        "r.py:10: train.steps: give steps or epochs, not both",
+        "r.py:11: train.lr: -1 is not allowed; give a number above 0",
+        'r.py:13: train.schedule: \'cosin\' is not allowed; give "cosine", "linear" or "constant"; did you mean cosine?',
+        "r.py:14: train.micro_batch_size: 3 does not divide batch_size 8",
+        "r.py:15: train.rank: unknown option; it is an option of method",
+        "r.py:17: epochs: unknown section; it is an option of train",
+        "r.py:18: modle: unknown section; did you mean model?",
+    ]
+
+
+def test_a_default_is_not_blamed_for_a_faulty_value(write, minimal):
+    recipe = write("r.py", minimal + "train = dict(batch_size=0, micro_batch_size=3)")
+    assert faults(recipe) == ["r.py:5: train.batch_size: 0 is not allowed; give a whole number at least 1"]
+
+
+@pytest.mark.parametrize("value", ['float("inf")', 'float("nan")'])
+def test_numbers_are_finite(write, minimal, value):
+    assert "train.lr" in faults(write("r.py", minimal + f"train = dict(lr={value})"))[0]
+
+
+def test_missing_sections_show_what_to_write(write):
+    assert faults(write("r.py", "train = dict(lr=1)")) == [
+        'model: this section is missing; write for example model = dict(path="smollm2")',
+        'method: this section is missing; write for example method = dict(kind="lora")',
+        'data: this section is missing; write for example data = dict(sources=[dict(path="train.jsonl")])',
+    ]
+
+
+def test_line_of_a_fault_in_a_base_file(write, minimal):
+    write("parts/method.py", 'method = dict(\n    kind="lora",\n    rank=0,\n)\ntrain = dict(epochs=2)\n')
+    body = "    from .parts.method import *\n" + minimal.replace('method = dict(kind="lora")', "")
+    assert faults(write("r.py", READ_BASE + body + "train.update(steps=3)\n")) == [
+        "parts/method.py:3: method.rank: 0 is not allowed; give a whole number at least 1",
+        "r.py:8: train.steps: give steps or epochs, not both",
+    ]
+
+
+def test_overrides_are_checked_too(write, minimal):
+    lines = faults(
+        write("r.py", minimal),
+        {
+            "train.lrr": 1,
+            "data.sources.3.path": "x",
+            "method.rank.deep": 1,
+            "probe.max_new_tokens": 0,
+            "a.0": 1,
+        },
+    )
+    assert len(lines) == 5
+    assert all(line.startswith("override: ") for line in lines)
+    assert "override: train.lrr: unknown option; did you mean lr?" in lines
+    assert any("data.sources has 1 items" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model = dict(\n  path='x'\nmethod = 3", "r.py:1: not valid Python: "),
+        (
+            READ_BASE + "    from .parts.lroa import *",
+            "r.py:3: there is no base file parts/lroa.py; did you mean lora?",
+        ),
+        (READ_BASE + "    from xtune.configs.a import *", "r.py:3: base xtune.configs.a must be relative"),
+        (READ_BASE + "    import os", "r.py:3: here stand only lines like `from "),
+        (READ_BASE + "    from .r import *", "r.py:3: base files name each other in a circle"),
+        ("from .parts.lora import *", "r.py:1: a base file is imported in the block `with read_base():`"),
+        ("with open('x') as f: pass", "r.py:1: the only `with`"),
+        ("model = dict()\nx = 1 / 0", "r.py:2: ZeroDivisionError: division by zero"),
+        ("train.update(lr=1)", "r.py:1: no base file has `train` to update; write train = dict(...)"),
+        ("modle.update(path=1)", "did you mean model?"),
+        (
+            "train = dict()\ntrain.lr = 3",
+            'r.py:2: the section is a plain dict in the file that begins it; write ["lr"]',
+        ),
+        ("import nowhere\nx = nowhere.y()", "r.py:2: "),
+    ],
+)
+def test_recipe_that_cannot_run(write, text, expected):
+    write("parts/lora.py", "method = dict(kind='lora')")
+    lines = faults(write("r.py", text))
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+def test_not_text(tmp_path):
+    (tmp_path / "r.py").write_bytes(b"name = '\xff'")
+    assert "not UTF-8" in faults(tmp_path / "r.py")[0]

@@ -1,0 +1,148 @@
+"""What a recipe file becomes: bases, overrides, paths, names."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xtune import RecipeError, UsageError, load_recipe
+from xtune.recipe.catalog import shipped_recipes
+from xtune.recipe.overrides import parse_overrides
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipe_loads_and_its_data_is_there(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.model.path == "smollm2"
+    assert all(os.path.isabs(s.path) and os.path.isfile(s.path) for s in recipe.data.sources)
+    assert recipe.probe.prompts
+
+
+def test_shipped_recipes_differ_in_method_and_rate():
+    assert {n: (load_recipe(n).method.kind, load_recipe(n).train.lr) for n in shipped_recipes()} == {
+        "smollm2_full": ("full", 5e-5),
+        "smollm2_lora": ("lora", 1e-3),
+        "smollm2_qlora": ("qlora", 1e-3),
+    }
+
+
+def test_defaults_and_name(write, minimal):
+    file = write("mine.py", minimal)
+    recipe = load_recipe(file)
+    assert (recipe.name, recipe.train.lr, recipe.method.rank) == ("mine", 2e-4, 16)
+    assert load_recipe(str(file)) == recipe
+
+
+def test_bases_in_other_folders_and_renamed(write):
+    write("parts/a/model.py", 'model = dict(path="base", dtype="float32")')
+    write(
+        "parts/b.py", "from mmengine.config import read_base\nwith read_base():\n    from .a.model import *\n"
+    )
+    write("methods/lora.py", 'small = dict(kind="lora", rank=4)\n_hidden = 3\n')
+    recipe = write(
+        tmp_path / "own/recipes/r.py",
+        "from mmengine.config import read_base\n"
+        "import math\n"
+        "from pathlib import Path\n"
+        "with read_base():\n"
+        "    from ...parts.b import *\n"
+        "    from ...methods.lora import small as method\n"
+        "def _double(x): return 2 * x\n"
+        "method.rank = _double(8)\n"
+        "model.update(dtype='bfloat16')\n"
+        "data = {'sources': [{'path': Path('x.jsonl')}]}\n"
+        "data['max_length'] = int(math.sqrt(10000))\n",
+    )
+    loaded = load_recipe(recipe)
+    assert (loaded.model.path, loaded.model.dtype) == ("base", "bfloat16")
+    assert (loaded.method.kind, loaded.method.rank) == ("lora", 16)
+    assert (loaded.data.sources[0].path, loaded.data.max_length) == ("x.jsonl", 100)
+
+
+def test_overrides_replace_values_and_items(write, minimal):
+    recipe = load_recipe(
+        write("r.py", minimal),
+        {"train.lr": 1, "data.sources.0.limit": 5, "probe.prompts": ("a", "b"), "name": "other"},
+    )
+    assert (recipe.train.lr, recipe.data.sources[0].limit, recipe.probe.prompts) == (1, 5, ["a", "b"])
+    assert recipe.name == "other"
+
+
+def test_set_values_are_python_or_text():
+    texts = ["train.lr=1e-4", "model.path=a=b", "train.steps=none", "data.packing=False", "data.packing=true"]
+    assert parse_overrides([*texts, "name=2024", "probe.prompts=['Hi', \"it's\"]", "probe.system='2'"]) == {
+        "train.lr": 1e-4,
+        "model.path": "a=b",
+        "train.steps": None,
+        "data.packing": True,
+        "name": "2024",
+        "probe.prompts": ["Hi", "it's"],
+        "probe.system": "2",
+    }
+    with pytest.raises(UsageError, match="train.lr"):
+        parse_overrides(["train.lr"])
+
+
+def test_data_path_starts_at_the_file_that_states_it(write, tmp_path, monkeypatch):
+    """Not at the recipe's folder, though a file of that name is there too."""
+    write("base/data.py", 'data = dict(sources=[dict(path="rows.jsonl"), dict(path="second.jsonl")])')
+    text = "from mmengine.config import read_base\nwith read_base():\n    from ..base.data import *\n"
+    recipe = write("own/r.py", text + 'model = dict(path="m")\nmethod = dict(kind="full")\n')
+    for place in (
+        "base/rows.jsonl",
+        "own/rows.jsonl",
+        "own/second.jsonl",
+        "elsewhere/over.jsonl",
+        "own/over.jsonl",
+    ):
+        write(place, "{}")
+    monkeypatch.chdir(write("elsewhere/x", "").parent)
+    paths = [s.path for s in load_recipe(recipe).data.sources]
+    assert paths == [str(tmp_path / "base/rows.jsonl"), str(tmp_path / "own/second.jsonl")]
+    overridden = load_recipe(
+        recipe, {"data.sources.0.path": "over.jsonl", "data.sources.1": {"path": "none.jsonl"}}
+    )
+    assert [s.path for s in overridden.data.sources] == [str(tmp_path / "elsewhere/over.jsonl"), "none.jsonl"]
+
+
+def test_data_path_in_the_current_directory_and_nowhere(write, minimal, tmp_path, monkeypatch):
+    file = write("mine.py", minimal)
+    monkeypatch.chdir(write("here/x", "").parent)
+    assert load_recipe(file).data.sources[0].path == "rows.jsonl"
+    write("here/rows.jsonl", "{}")
+    assert load_recipe(file).data.sources[0].path == str(tmp_path / "here/rows.jsonl")
+    write("rows.jsonl", "{}")
+    assert load_recipe(file).data.sources[0].path == str(tmp_path / "rows.jsonl")
+
+
+def test_model_directory_is_made_absolute_but_a_name_is_left_alone(write, minimal, tmp_path):
+    file = write("mine.py", minimal)
+    (tmp_path / "smollm2").mkdir()
+    assert load_recipe(file).model.path == "smollm2"
+    write("qwen/config.json", "{}")
+    assert load_recipe(write("r.py", minimal.replace('"smollm2"', '"qwen"'))).model.path == str(
+        tmp_path / "qwen"
+    )
+
+
+def test_unknown_recipe_names_the_nearest(write, minimal, tmp_path, monkeypatch):
+    with pytest.raises(RecipeError, match="did you mean smollm2_lora"):
+        load_recipe("smolm2_lora")
+    write("recipe.py", minimal)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"did you mean recipe\.py"):
+        load_recipe("recpie.py")
+    with pytest.raises(RecipeError, match="directory"):
+        load_recipe(tmp_path)
+
+
+def test_loading_imports_no_torch():
+    code = (
+        "import sys, xtune; light = set(sys.modules); xtune.load_recipe('smollm2_lora')\n"
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules], 'pydantic' in light)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] False"

@@ -1,0 +1,73 @@
+"""Fine-tune language models: a short recipe binds a model, a method and your data.
+
+The names below are the public Python API. Each is imported when first used, so `import xtune` is fast and
+loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xtune.convert.merge import merge as merge
+    from xtune.data.encode import encode as encode
+    from xtune.data.read import read_data as read_data
+    from xtune.errors import DataError as DataError
+    from xtune.errors import RecipeError as RecipeError
+    from xtune.errors import ResourceError as ResourceError
+    from xtune.errors import UsageError as UsageError
+    from xtune.errors import UserError as UserError
+    from xtune.families.tokenizer import load_tokenizer as load_tokenizer
+    from xtune.messages import Message as Message
+    from xtune.messages import Sample as Sample
+    from xtune.model.load import load_model as load_model
+    from xtune.recipe.load import load_recipe as load_recipe
+    from xtune.templates.render import render as render
+    from xtune.training.train import train as train
+
+    __version__: str
+
+_MODULE_OF = {
+    "load_recipe": "xtune.recipe.load",
+    "train": "xtune.training.train",
+    "load_model": "xtune.model.load",
+    "load_tokenizer": "xtune.families.tokenizer",
+    "render": "xtune.templates.render",
+    "encode": "xtune.data.encode",
+    "read_data": "xtune.data.read",
+    "merge": "xtune.convert.merge",
+    "Message": "xtune.messages",
+    "Sample": "xtune.messages",
+    "UserError": "xtune.errors",
+    "DataError": "xtune.errors",
+    "RecipeError": "xtune.errors",
+    "ResourceError": "xtune.errors",
+    "UsageError": "xtune.errors",
+}
+
+__all__ = [*_MODULE_OF, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = _version()
+    elif name in _MODULE_OF:
+        value = getattr(import_module(_MODULE_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'xtune' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("xtune")
+    except PackageNotFoundError:  # a clone on PYTHONPATH, not installed
+        return "0+unknown"

@@ -1,0 +1,24 @@
+"""Loading what the user points at, ready to answer: base, adapter, tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xtune.families.tokenizer import load_tokenizer
+from xtune.model.adapters import load_adapter
+from xtune.model.load import load_model
+from xtune.run.target import Target, check_base
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+def load_chat(target: Target) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model, with its adapter if there is one, and its tokenizer.
+
+    Raises UsageError where the base is not the one the adapter was trained on, or either cannot be loaded.
+    """
+    check_base(target)
+    tokenizer = load_tokenizer(target.tokenizer_path)
+    model = load_model(target.base)
+    return (load_adapter(model, target.adapter) if target.adapter else model), tokenizer

@@ -1,0 +1,98 @@
+"""The command `xtune`: finds the subcommand, and turns what goes wrong into a message and an exit code.
+
+Exit codes: 0 done, 1 a bug in xtune, 2 wrong usage or recipe, 3 data, 4 resources, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from xtune.errors import UserError
+
+# What each imports is loaded only when it is called: the list must not cost the seconds that torch takes.
+COMMANDS = {
+    "train": ("xtune.cli.train:train", "Train a model by a recipe."),
+    "chat": ("xtune.cli.chat:chat", "Talk to a model or to what a run made of it."),
+    "convert": ("xtune.cli.convert:convert", "Turn a run into a model that other programs load."),
+    "recipes": ("xtune.cli.recipes:recipes", "List, show and copy the recipes that come with xtune."),
+}
+
+
+class LazyCommand(click.Command):
+    """Stands for a command in lists and suggestions; becomes the real one when called."""
+
+    def __init__(self, name: str, target: str, help: str):
+        super().__init__(name, help=help, short_help=help)
+        self.target = target
+
+    def make_context(self, info_name, args, parent=None, **extra):
+        module, _, attribute = self.target.partition(":")
+        command = getattr(import_module(module), attribute)
+        return command.make_context(info_name, args, parent=parent, **extra)
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        import xtune
+
+        click.echo(f"xtune {xtune.__version__}")
+        context.exit()
+
+
+@click.group(
+    commands={name: LazyCommand(name, *rest) for name, rest in COMMANDS.items()},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option("--debug", is_flag=True, expose_value=False, help="Show Python tracebacks of errors.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Fine-tune language models: a short recipe binds a model, a method and your data."""
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    args = list(sys.argv[1:] if args is None else args)
+    end = args.index("--") if "--" in args else len(args)
+    debug = "--debug" in args[:end]
+    args = [a for a in args[:end] if a != "--debug"] + args[end:]  # so that it may stand anywhere
+    try:
+        code = cli.main(args, prog_name="xtune", standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:
+        code = 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code = _report(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, UserError):
+        _say(f"error: {error}")
+        return error.exit_code
+    _say(f"internal error: {type(error).__name__}: {error}")
+    _say("This is a bug in xtune. Please run the command again with --debug and report what it prints.")
+    return 1
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,1 @@
+"""From what training leaves to what is shipped."""

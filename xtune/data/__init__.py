@@ -1,0 +1,1 @@
+"""From files to batches: read, map, check, render, encode, plan, collate."""

@@ -1,0 +1,1 @@
+"""Fused paths; beside each the plain PyTorch it must equal."""

@@ -1,0 +1,118 @@
+"""Loading a base model: full precision or quantised to 4 or 8 bits, on the device at hand, strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtune.errors import ResourceError, UsageError
+from xtune.families import find_family, read_config
+from xtune.families.embedded import model_directory
+from xtune.terminal import quiet_libraries
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    bits: int | None = None,
+    attention: str = "auto",
+    family: str = "auto",
+    double_quantization: bool = True,
+    device: str | None = None,
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode.
+
+    path        a model directory, or the name of an embedded model
+    dtype       of the weights: "float32", "bfloat16", "float16", or "auto" (see choose_dtype)
+    bits        None for full precision, 8 for LLM.int8(), 4 for NF4
+    attention   "auto", "sdpa", "eager" or "flash_attention_2"
+    family      "auto", or a family's name
+    device      "cpu", "cuda:0"; None for the GPU if there is one, else the CPU
+
+    Raises UsageError for a directory that is no model, or whose weights do not match its config.json to the
+    last tensor; ResourceError where it does not fit into memory.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quiet_libraries()
+    directory = model_directory(str(path))
+    read_config(directory)
+    find_family(directory, family)
+    device = device or choose_device()
+    torch_dtype = choose_dtype(dtype)
+    quantization = None
+    if bits == 4:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch_dtype,
+            bnb_4bit_use_double_quant=double_quantization,
+        )
+    elif bits == 8:
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
+    elif bits is not None:
+        raise UsageError(f"bits must be 4, 8 or None, not {bits!r}.", where="load_model")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=torch_dtype,
+            device_map={"": device},
+            quantization_config=quantization,
+            attn_implementation="sdpa" if attention == "auto" else attention,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ResourceError(
+            f"The model does not fit into the memory of {device}.",
+            where=str(directory),
+            fix='Use method.kind = "qlora" (a quarter of the memory), or a smaller model.',
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"The model cannot be loaded: {str(error).splitlines()[0]}",
+            where=str(directory),
+            fix="Check that the directory holds every file its publisher has there.",
+        ) from error
+    _check_complete(info, directory)
+    return model.eval()
+
+
+def choose_device() -> str:
+    """The first GPU, or the CPU."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(dtype: str = "auto") -> torch.dtype:
+    """The torch dtype of a name. "auto": bfloat16 on a GPU that has it, else float32, since without AMX a
+    CPU multiplies bfloat16 at half the speed of float32."""
+    import torch
+
+    if dtype == "auto":
+        return (
+            torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+        )
+    return getattr(torch, dtype)
+
+
+def _check_complete(info: dict, directory: Path) -> None:
+    """transformers only warns where tensors are missing, and fills them at random."""
+    faults = [
+        f"{kind}: {', '.join(map(str, sorted(names, key=str)[:3]))}{' …' if len(names) > 3 else ''} ({len(names)})"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if (names := info.get(kind))
+    ]
+    if faults:
+        raise UsageError(
+            "The weights do not match config.json: " + "; ".join(faults).replace("_keys", " tensors"),
+            where=str(directory),
+            fix="Copy the model's files again; all shards must be of the same download.",
+        )

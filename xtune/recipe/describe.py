@@ -1,0 +1,109 @@
+"""What the schema allows at a key of a recipe, in words."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from xtune.recipe.faults import Key
+from xtune.recipe.schema import Qlora, Recipe, Section
+
+_WORDS = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    type(None): "None",
+}
+_PLURALS = {str: "strings", int: "whole numbers", float: "numbers"}
+
+
+def field_at(key: Key, raw: Any = None) -> FieldInfo | None:
+    """The schema's field that holds the value at `key`; `raw` is the recipe, to know the method's kind."""
+    section, field = Recipe, None
+    for part in key:
+        if isinstance(part, int):
+            continue  # an item of the list that the field holds
+        field = section.model_fields.get(part) if section else None
+        if field is None:
+            return None
+        section = _section(field, _get(raw, "method"))
+    return field
+
+
+def section_at(key: Key, raw: Any = None) -> type[Section] | None:
+    """The schema's section at `key`."""
+    field = field_at(key, raw)
+    return Recipe if not key else field and _section(field, _get(raw, "method"))
+
+
+def kinds() -> dict[str, type[Section]]:
+    """The methods by their kind."""
+    methods = get_args(Recipe.model_fields["method"].annotation)
+    return {get_args(m.model_fields["kind"].annotation)[0]: m for m in methods}
+
+
+def allowed(key: Key, raw: Any = None) -> str:
+    """What may stand at `key`: "a whole number at least 1, or None"."""
+    if key == ("method", "kind"):
+        return one_of(kinds())
+    field = field_at(key, raw)
+    if field is None:
+        return ""
+    if isinstance(key[-1], int):  # the items are what the list holds
+        return " or ".join(_words(get_args(a)[0]) for a in _alternatives(field) if get_origin(a) is list)
+    words = [_words(a) for a in _alternatives(field)]
+    limits = [_limit(bound) for bound in field.metadata if _limit(bound)]
+    if not limits:
+        return " or ".join(words)
+    return ", or ".join([f"{words[0]} {' and '.join(limits)}", *words[1:]])
+
+
+def one_of(names) -> str:
+    return " or ".join([", ".join(f'"{n}"' for n in list(names)[:-1]), f'"{list(names)[-1]}"']).removeprefix(
+        " or "
+    )
+
+
+def _alternatives(field: FieldInfo) -> tuple[Any, ...]:
+    annotation = field.annotation
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _section(field: FieldInfo, method: Any) -> type[Section] | None:
+    """The section that a field holds, alone or in a list. An unknown method is taken for the fullest one."""
+    found = [a for alt in _alternatives(field) for a in (alt, *get_args(alt)) if _is_section(a)]
+    if len(found) > 1:
+        return kinds().get(_get(method, "kind"), Qlora)
+    return found[0] if found else None
+
+
+def _words(annotation: Any) -> str:
+    if _is_section(annotation):
+        required = [n for n, f in annotation.model_fields.items() if f.is_required()]
+        return f"dict({', '.join([f'{n}=...' for n in required] or ['...'])})"
+    if get_origin(annotation) is Literal:
+        return one_of(get_args(annotation))
+    if get_origin(annotation) is list:
+        item = get_args(annotation)[0]
+        return f"a list of {_PLURALS.get(item) or _words(item)}"
+    return _WORDS.get(annotation, str(annotation))
+
+
+def _limit(bound: Any) -> str:
+    names = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+    for name, text in names.items():
+        if hasattr(bound, name):
+            return text.format(getattr(bound, name))
+    return "not empty" if getattr(bound, "min_length", 0) else ""
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _get(mapping: Any, name: str) -> Any:
+    value = mapping.get(name) if isinstance(mapping, dict) else None
+    return value if not isinstance(value, list) else None

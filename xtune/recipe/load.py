@@ -1,0 +1,115 @@
+"""From a recipe file to a Recipe. The one place that uses mmengine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from xtune.recipe.catalog import find_recipe
+from xtune.recipe.check import check, plain
+from xtune.recipe.faults import Fault, Key, Place, did_you_mean, recipe_error
+from xtune.recipe.lines import Written, read_written
+from xtune.recipe.overrides import PLACE, apply_overrides, split
+from xtune.recipe.schema import Recipe
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a file, or the shipped one of that name, complete with all defaults.
+
+    overrides   replace the file's values, by dotted key: {"train.lr": 1e-4, "data.sources.0.path": "x.json"}
+
+    A relative path in the recipe starts at the folder of the file that states it, else at the recipe's, else
+    at the current directory: the first where it exists; one in `overrides` at the current directory only.
+    Raises RecipeError, which lists all faults of the recipe. Imports neither torch nor transformers.
+    """
+    file = os.path.abspath(find_recipe(path))
+    written = read_written(file)
+    if written.faults:
+        raise recipe_error(file, written.faults)
+    raw = _run(file, written)
+    raw.setdefault("name", Path(file).stem)
+    faults = apply_overrides(raw, {name: plain(value) for name, value in (overrides or {}).items()})
+    written = _overridden(written, [split(name) for name in overrides or {}])
+    recipe, more = check(raw, written)
+    if recipe is None or faults:
+        raise recipe_error(file, [*faults, *more])
+    return _with_paths(recipe, written)
+
+
+def _run(file: str, written: Written) -> dict[str, Any]:
+    """Run the recipe file and return its sections, and the other names that look like sections."""
+    from mmengine.config import Config
+
+    try:
+        config = Config.fromfile(file, lazy_import=True)
+        everything, own = config.to_dict(keep_imported=True), config.to_dict()
+    except Exception as error:  # whatever the user's code raises
+        raise recipe_error(file, [_exception_fault(error, written)]) from error
+    return {
+        name: plain(value)
+        for name, value in everything.items()
+        if name in Recipe.model_fields or (name in own and _looks_like_section(name, value))
+    }
+
+
+def _looks_like_section(name: str, value: Any) -> bool:
+    return not (name.startswith("_") or isinstance(value, ModuleType) or callable(value))
+
+
+def _exception_fault(error: Exception, written: Written) -> Fault:
+    place, traceback = None, error.__traceback__
+    while traceback:
+        code = traceback.tb_frame.f_code
+        if code.co_filename in written.files:
+            place = Place(code.co_filename, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, NameError) and error.name in Recipe.model_fields:
+        text = f"no base file has `{error.name}` to update; write {error.name} = dict(...)"
+    elif isinstance(error, NameError):
+        text += did_you_mean(error.name, Recipe.model_fields)
+    elif isinstance(error, AttributeError) and text.startswith("AttributeError: 'dict' object"):
+        text += '; a section is a plain dict in the file that begins it: write train["lr"] = ...'
+    return Fault(text, place=place or Place(written.files[0]))
+
+
+def _overridden(written: Written, keys: list[Key]) -> Written:
+    """`written` where the values at `keys` come from overrides."""
+    kept = {k: place for k, place in written.places.items() if not any(k[: len(key)] == key for key in keys)}
+    begun = {key[:n]: PLACE for key in keys for n in range(1, len(key))}  # sections that only overrides name
+    return replace(written, places=begun | kept | dict.fromkeys(keys, PLACE))
+
+
+def _with_paths(recipe: Recipe, written: Written) -> Recipe:
+    """The recipe with relative paths made absolute where something is there."""
+    sources = [
+        source.model_copy(
+            update={"path": _found(source.path, ("data", "sources", n, "path"), written, os.path.isfile)}
+        )
+        for n, source in enumerate(recipe.data.sources)
+    ]
+    data = recipe.data.model_copy(update={"sources": sources})
+    model_path = _found(recipe.model.path, ("model", "path"), written, _is_model)
+    model = recipe.model.model_copy(update={"path": model_path})
+    return recipe.model_copy(update={"data": data, "model": model})
+
+
+def _found(path: str, key: Key, written: Written, exists: Callable[[str], bool]) -> str:
+    """The first place where `path` exists, the likeliest folder first; else `path` itself."""
+    place = written.place(key)
+    files = () if place == PLACE else (*([place.file] if place else []), *written.files)
+    start = os.path.expanduser(path) if path.startswith("~/") else path
+    for folder in (*map(os.path.dirname, files), os.getcwd()):
+        candidate = os.path.abspath(os.path.join(folder, start))
+        if exists(candidate):
+            return path if os.path.isabs(path) else candidate
+    return path
+
+
+def _is_model(directory: str) -> bool:
+    """A mere directory is not enough: "smollm2" names a model even where a folder is called so."""
+    return os.path.isfile(os.path.join(directory, "config.json"))

@@ -1,0 +1,117 @@
+"""A run directory: everything that is known of one training run, in files a person can open.
+
+recipe.py           the resolved recipe, runnable as it is
+environment.json    versions, device, when it started
+data_report.json    what became of every record
+metrics.jsonl       one line a step
+loss.png            the curve
+probe.json          prompts answered before and after
+checkpoints/        to resume from
+adapter/ or model/  the result, in PEFT's or Transformers' format
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from xtune.errors import UsageError
+from xtune.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run on disk."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.py"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def result(self) -> Path | None:
+        """The trained adapter or model; None while there is none."""
+        return next((path for name in ("adapter", "model") if (path := self.path / name).is_dir()), None)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: step, epoch, loss, grad_norm, lr, tokens, loss_tokens,
+        tokens_per_second, peak_memory_gib."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def write_json(self, name: str, content: Any) -> None:
+        """A JSON file of the run, whole or not at all."""
+        work = self.path / f".{name}"
+        work.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        work.replace(self.path / name)
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of the run, or None where it is not there."""
+        file = self.path / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def is_run(path: Path) -> bool:
+    return (path / "recipe.py").is_file() and (path / "environment.json").is_file()
+
+
+def create_run(recipe: Recipe, path: Path | None = None) -> Run:
+    """A new run directory: `path`, or runs/NAME-DATE-TIME where you stand. Raises UsageError if it exists."""
+    from xtune.recipe.write import recipe_source
+
+    if path is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = Path("runs") / f"{recipe.name}-{stamp}"
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(
+            f"The run directory {path} exists already.",
+            where="--run-dir",
+            fix=f"Name another, or continue it: xtune train --resume {path}",
+        ) from None
+    run = Run(path)
+    run.recipe_file.write_text(recipe_source(recipe), encoding="utf-8")
+    run.write_json("environment.json", _environment())
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """An existing run. Raises UsageError where there is none."""
+    if not is_run(path):
+        raise UsageError(
+            f"{path} is not a run directory.",
+            where="--resume",
+            fix="Name the directory that `xtune train` made, with recipe.py and environment.json inside.",
+        )
+    return Run(path)
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    packages = ("xtune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }

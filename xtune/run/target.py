@@ -1,0 +1,128 @@
+"""What the user points at to chat with or convert: a run, an adapter, a model directory, an embedded model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtune.errors import UsageError
+from xtune.families.embedded import EMBEDDED, model_directory
+from xtune.families.tokenizer import choose_template
+from xtune.model.fingerprint import fingerprint
+from xtune.run.directory import Run, is_run
+from xtune.templates.template import Template, find_template, template_from_source, template_names
+
+NOTE = "xtune.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A base model and, where there is one, the adapter on it.
+
+    base        the base as a recipe names it: a path, or an embedded model's name
+    adapter     directory of the adapter; None for a model of its own
+    template    the chat template it was trained with
+    """
+
+    base: str
+    adapter: Path | None
+    template: Template
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer lies: beside the adapter, which may have brought tokens, else with the base."""
+        if self.adapter and (self.adapter / "tokenizer_config.json").is_file():
+            return str(self.adapter)
+        return self.base
+
+
+def find_target(path: str, *, base: str | None = None) -> Target:
+    """What `path` is. Raises UsageError where it is nothing that holds a model, or the run has no result.
+
+    base    where an adapter's base model is, instead of where the adapter says
+    """
+    directory = Path(path).expanduser()
+    if path in EMBEDDED:
+        return Target(path, None, choose_template("auto", model_directory(path)))
+    if is_run(directory):
+        result = Run(directory).result
+        if result is None:
+            raise UsageError(
+                "This run has not finished: it holds no adapter and no model yet.",
+                where=path,
+                fix=f"xtune train --resume {path}",
+            )
+        directory = result
+    if (directory / "adapter_config.json").is_file():
+        note = _read_note(directory)
+        base = (
+            base
+            or note.get("base")
+            or _read_json(directory / "adapter_config.json").get("base_model_name_or_path")
+        )
+        if base not in EMBEDDED and not (base and model_directory(base).is_dir()):
+            raise UsageError(
+                f"The base model of this adapter is not at {base}."
+                if base
+                else "This adapter names no base model.",
+                where=str(directory),
+                fix=f"Say where it is: xtune chat BASE --adapter {path}, or xtune convert merge {path} OUT --base BASE",
+            )
+        return Target(base, directory, _template(directory, note, model_directory(base)))
+    if (directory / "config.json").is_file():
+        return Target(str(directory), None, _template(directory, _read_note(directory), directory))
+    raise UsageError(
+        f"{path} is neither a run, an adapter nor a model.",
+        where=str(directory),
+        fix="Name a run directory, a directory with adapter_config.json or config.json, or smollm2.",
+    )
+
+
+def check_base(target: Target) -> None:
+    """Refuse an adapter on a base that it was not trained on. Adapters from elsewhere say nothing of theirs."""
+    expected = _read_note(target.adapter).get("base_fingerprint") if target.adapter else None
+    if expected and fingerprint(model_directory(target.base)) != expected:
+        raise UsageError(
+            "The base model is not the one this adapter was trained on: its weights differ.",
+            where=f"{target.base} (base of {target.adapter})",
+            fix="Name the model it was trained on, or put that one back where it was.",
+        )
+
+
+def write_note(directory: Path, *, base: str | None, template: Template) -> None:
+    """Leave beside a result what PEFT and Transformers have no place for: base, its fingerprint, template."""
+    note: dict[str, str] = {"template": template.name}
+    if base is not None:
+        path = model_directory(base)
+        note["base"] = base if base in EMBEDDED else str(path.resolve())
+        note["base_fingerprint"] = fingerprint(path)
+    (directory / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_note(directory: Path) -> dict[str, str]:
+    file = directory / NOTE
+    return _read_json(file) if file.is_file() else {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(
+            f"{file.name} is not JSON: {error}", where=str(file), fix="Copy the file again."
+        ) from None
+    return content if isinstance(content, dict) else {}
+
+
+def _template(directory: Path, note: dict[str, str], base: Path) -> Template:
+    """The template that the note names; else the Jinja that lies beside the weights; else the base's."""
+    if note.get("template") in template_names():
+        return find_template(note["template"])
+    own = directory / "chat_template.jinja"
+    if note and own.is_file():
+        return template_from_source(note["template"], own.read_text(encoding="utf-8"))
+    if directory != base:
+        return _template(base, _read_note(base), base)
+    return choose_template("auto", base)

@@ -1,0 +1,1 @@
+"""One file per objective, and what happens around the loop."""

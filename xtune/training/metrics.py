@@ -1,0 +1,122 @@
+"""What a step tells: a line in metrics.jsonl and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from xtune.data.plan import Plan
+from xtune.terminal import messages
+
+
+class Metrics(TrainerCallback):
+    """Writes each step's figures to metrics.jsonl and shows them.
+
+    A resumed run goes on behind the line of its checkpoint: later lines are dropped, their steps come again.
+    """
+
+    def __init__(self, file: Path, plan: Plan, loss_lengths):
+        self.path, self.plan, self.loss_lengths = file, plan, loss_lengths
+        self.file: IO[str] | None = None
+        self.progress: _Bar | _Lines | None = None
+        self.begun = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        _truncate(self.path, state.global_step)
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+        self.progress = _Bar(self.plan.steps) if messages().is_terminal else _Lines(self.plan.steps)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.begun = time.perf_counter()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs:  # the summary at the end
+            return
+        samples = self.plan.step(state.global_step - 1)
+        tokens = int(self.plan.lengths[samples].sum())
+        seconds = time.perf_counter() - self.begun
+        line = {
+            "step": state.global_step,
+            "epoch": round(
+                min(state.global_step * self.plan.batch_size, self.plan.total) / len(self.plan.lengths), 4
+            ),
+            "loss": logs["loss"],
+            "grad_norm": float(logs["grad_norm"]),
+            "lr": logs["learning_rate"],
+            "tokens": tokens,
+            "loss_tokens": int(self.loss_lengths[samples].sum()),
+            "tokens_per_second": round(tokens / seconds, 1),
+            "peak_memory_gib": round(_peak_memory() / 2**30, 3),
+        }
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        self.progress.show(line)
+
+    def close(self) -> None:
+        """Also after an error: leave the terminal and the file in order."""
+        if self.progress:
+            self.progress.close()
+        if self.file:
+            self.file.close()
+
+
+class _Bar:
+    def __init__(self, steps: int):
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps · {task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=messages(),
+        )
+        self.task = self.progress.add_task("training", total=steps, figures="")
+        self.progress.start()
+
+    def show(self, line: dict[str, Any]) -> None:
+        figures = f"loss {line['loss']:.3f} · {line['tokens_per_second']:.0f} tokens/s"
+        self.progress.update(self.task, completed=line["step"], figures=figures)
+
+    def close(self) -> None:
+        self.progress.stop()
+
+
+class _Lines:
+    """Where no person watches: about ten lines a run."""
+
+    def __init__(self, steps: int):
+        self.steps, self.every = steps, max(1, steps // 10)
+
+    def show(self, line: dict[str, Any]) -> None:
+        if line["step"] % self.every == 0 or line["step"] == self.steps:
+            print(
+                f"step {line['step']}/{self.steps}  loss {line['loss']:.4f}  "
+                f"{line['tokens_per_second']:.0f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        pass
+
+
+def _truncate(file: Path, step: int) -> None:
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _peak_memory() -> int:
+    """Bytes: the GPU's where there is one, else the process's largest resident size."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

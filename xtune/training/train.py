@@ -1,0 +1,206 @@
+"""From a recipe to a finished run."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtune.data.dataset import Dataset, load_dataset
+from xtune.data.plan import Plan, make_plan
+from xtune.errors import ResourceError
+from xtune.families.embedded import model_directory
+from xtune.families.tokenizer import choose_template, load_tokenizer
+from xtune.home import new_directory
+from xtune.recipe.load import load_recipe
+from xtune.recipe.schema import Full, Qlora, Recipe
+from xtune.run.curve import draw_loss
+from xtune.run.directory import Run, create_run, open_run
+from xtune.run.target import write_note
+from xtune.templates.template import Template
+from xtune.terminal import messages, quiet_libraries
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All that a run needs besides the weights."""
+
+    tokenizer: PreTrainedTokenizerFast
+    template: Template
+    dataset: Dataset
+    plan: Plan
+
+
+def prepare(recipe: Recipe) -> Preparation:
+    """Tokenizer, template, encoded data and plan of a recipe. Raises UsageError and DataError."""
+    quiet_libraries()
+    tokenizer = load_tokenizer(recipe.model.path)
+    directory = model_directory(recipe.model.path)
+    template = choose_template(recipe.model.template, directory, recipe.model.family)
+    dataset = load_dataset(recipe.data, tokenizer, template)
+    return Preparation(tokenizer, template, dataset, make_plan(recipe.train, dataset.lengths))
+
+
+def describe(recipe: Recipe, preparation: Preparation) -> str:
+    """What a run of this recipe would do, for `--dry-run` and the start of a run."""
+    dataset, plan = preparation.dataset, preparation.plan
+    tokens, learnt = int(dataset.lengths.sum()), int(dataset.loss_lengths.sum())
+    method = recipe.method
+    how = (
+        "all weights"
+        if isinstance(method, Full)
+        else f"{method.kind}, rank {method.rank} on {method.targets}"
+    )
+    return "\n".join(
+        [
+            f"model    {recipe.model.path}, template {preparation.template.name}",
+            f"method   {how}",
+            f"data     {len(dataset)} samples, {tokens} tokens, {learnt} of them with loss ({learnt / tokens:.0%})",
+            *(f"         {line}" for line in dataset.summary.splitlines()),
+            f"train    {plan.steps} steps of {plan.batch_size} samples "
+            f"({plan.total / len(dataset):.3g} epochs), lr {recipe.train.lr:g} {recipe.train.schedule}",
+        ]
+    )
+
+
+def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
+    """Train as the recipe says and return the run, in `run_dir` or a new directory under runs/.
+
+    Raises UsageError and DataError for what the recipe names, ResourceError where memory or disk run out.
+    """
+    preparation = prepare(recipe)  # before a directory is made: most mistakes show here
+    run = create_run(recipe, Path(run_dir) if run_dir else None)
+    return _train(recipe, preparation, run, None)
+
+
+def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
+    """Continue a run from its newest whole checkpoint, or from the start where it has none."""
+    run = open_run(Path(run_dir))
+    recipe = load_recipe(run.recipe_file, overrides or {})
+    from xtune.training.checkpoints import newest_checkpoint, remove_partial
+
+    remove_partial(run.checkpoints)
+    return _train(recipe, prepare(recipe), run, newest_checkpoint(run.checkpoints))
+
+
+def _train(recipe: Recipe, preparation: Preparation, run: Run, checkpoint: Path | None) -> Run:
+    from transformers import set_seed
+
+    from xtune.training.checkpoints import WriteManifest
+    from xtune.training.metrics import Metrics
+    from xtune.training.probe import answer_probes
+    from xtune.training.sft import MicroBatches, make_trainer
+
+    dataset, plan, tokenizer = preparation.dataset, preparation.plan, preparation.tokenizer
+    messages().print(describe(recipe, preparation), f"run      {run.path}", sep="\n", soft_wrap=True)
+    run.write_json("data_report.json", dataset.report)
+    set_seed(recipe.train.seed)
+    model = _trainable_model(recipe)
+    before = _probe_before(recipe, run, model, preparation)
+    batches = MicroBatches(dataset, plan, recipe.data.packing, tokenizer.pad_token_id)
+    metrics = Metrics(run.path / "metrics.jsonl", plan, dataset.loss_lengths)
+    trainer = make_trainer(recipe, model, batches, run.checkpoints, [metrics, WriteManifest()])
+    with _clear_errors(run, trainer):
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            metrics.close()
+        _save_result(recipe, run, model, preparation)
+    after = answer_probes(recipe.probe, model, tokenizer, preparation.template)
+    run.write_json("probe.json", _probe_rows(recipe, before, after))
+    draw_loss(run)
+    return run
+
+
+def _trainable_model(recipe: Recipe) -> PreTrainedModel:
+    from xtune.model.adapters import attach_adapter
+    from xtune.model.attention import use_packed_attention
+    from xtune.model.load import load_model
+
+    method, options = recipe.method, recipe.model
+    full = isinstance(method, Full)
+    qlora = isinstance(method, Qlora)
+    model = load_model(
+        options.path,
+        # Small steps on bfloat16 weights are rounded away: all of them are trained in float32.
+        dtype="float32" if full and options.dtype == "auto" else options.dtype,
+        bits=4 if qlora else None,
+        attention=options.attention,
+        family=options.family,
+        double_quantization=qlora and method.double_quantization,
+    )
+    if recipe.data.packing:
+        use_packed_attention(model, options.attention)
+    return model if full else attach_adapter(model, method)
+
+
+def _probe_before(recipe: Recipe, run: Run, model, preparation: Preparation) -> list[str]:
+    """The untrained answers; a resumed run has them already."""
+    from xtune.training.probe import answer_probes
+
+    rows = run.read_json("probe.json") or []
+    if [row["prompt"] for row in rows] == recipe.probe.prompts:
+        return [row["before"] for row in rows]
+    before = answer_probes(recipe.probe, model, preparation.tokenizer, preparation.template)
+    run.write_json("probe.json", _probe_rows(recipe, before, [None] * len(before)))
+    return before
+
+
+def _probe_rows(recipe: Recipe, before: list[str], after: list) -> list[dict]:
+    rows = zip(recipe.probe.prompts, before, after, strict=True)
+    return [{"prompt": prompt, "before": old, "after": new} for prompt, old, new in rows]
+
+
+def _save_result(recipe: Recipe, run: Run, model, preparation: Preparation) -> None:
+    """The adapter or the model, with tokenizer, template and what it was trained on."""
+    from xtune.chat.generate import stop_ids
+
+    tokenizer, template = preparation.tokenizer, preparation.template
+    full = isinstance(recipe.method, Full)
+    target = run.path / ("model" if full else "adapter")
+    if target.is_dir():  # a finished run that was resumed for more steps
+        shutil.rmtree(target)
+    with new_directory(target) as directory:
+        tokenizer.chat_template = template.source
+        if full:
+            model.generation_config.eos_token_id = stop_ids(tokenizer, template)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        write_note(directory, base=None if full else recipe.model.path, template=template)
+
+
+@contextmanager
+def _clear_errors(run: Run, trainer):
+    """Out of memory, a full disk and Ctrl-C, each with the way on."""
+    import torch
+
+    from xtune.training.checkpoints import is_disk_full, newest_checkpoint, remove_partial
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ResourceError(
+            f"Out of memory in step {trainer.state.global_step + 1}.",
+            where=str(run.path),
+            fix="Lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing = True.",
+        ) from error
+    except KeyboardInterrupt:
+        if newest_checkpoint(run.checkpoints):
+            messages().print(f"Stopped. Continue with: xtune train --resume {run.path}")
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        remove_partial(run.checkpoints)
+        last = newest_checkpoint(run.checkpoints)
+        kept = f"The last whole checkpoint is {last.name}." if last else "There is no earlier checkpoint."
+        raise ResourceError(
+            f"The disk is full: the checkpoint of step {trainer.state.global_step} could not be written. {kept}",
+            where=str(run.checkpoints),
+            fix=f"Free some space, then: xtune train --resume {run.path}",
+        ) from error
