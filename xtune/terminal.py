@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import logging
 import warnings
 from typing import TYPE_CHECKING
 
@@ -22,5 +24,9 @@ def quiet_libraries() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    # Said by transformers of its own renamed attributes, which it and peft still use themselves.
+    # bitsandbytes, imported by peft, names a package that would speed up 4-bit products on some CPUs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "kernels-community" not in record.getMessage()
+    )
+    # transformers tells of its own renamed attributes, which it and peft still use themselves.
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)

@@ -1,5 +1,7 @@
 """A shipped recipe copied into a user's folder runs from anywhere and overwrites nothing."""
 
+from pathlib import Path
+
 import pytest
 
 from xtune import UsageError, load_recipe
@@ -11,7 +13,7 @@ def test_copy_is_flat_and_loads_from_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copied, shipped = load_recipe(recipe), load_recipe("smollm2_lora")
     assert copied.data.sources[0].path == str(data) == str(tmp_path / "new/folder/identity.jsonl")
-    assert data.read_bytes() == open(shipped.data.sources[0].path, "rb").read()
+    assert data.read_bytes() == Path(shipped.data.sources[0].path).read_bytes()
     assert copied.model_copy(update={"data": shipped.data}) == shipped
     text = recipe.read_text(encoding="utf-8")
     assert 'path="identity.jsonl"' in text

@@ -51,7 +51,8 @@ modle = dict()
         "r.py:8: data.packing: 'perhaps' is not allowed; give True or False",
         "r.py:10: train.steps: give steps or epochs, not both",
         "r.py:11: train.lr: -1 is not allowed; give a number above 0",
-        'r.py:13: train.schedule: \'cosin\' is not allowed; give "cosine", "linear" or "constant"; did you mean cosine?',
+        "r.py:13: train.schedule: 'cosin' is not allowed; "
+        'give "cosine", "linear" or "constant"; did you mean cosine?',
         "r.py:14: train.micro_batch_size: 3 does not divide batch_size 8",
         "r.py:15: train.rank: unknown option; it is an option of method",
         "r.py:17: epochs: unknown section; it is an option of train",
@@ -71,9 +72,9 @@ def test_numbers_are_finite(write, minimal, value):
 
 def test_missing_sections_show_what_to_write(write):
     assert faults(write("r.py", "train = dict(lr=1)")) == [
-        'model: this section is missing; write for example model = dict(path="smollm2")',
-        'method: this section is missing; write for example method = dict(kind="lora")',
-        'data: this section is missing; write for example data = dict(sources=[dict(path="train.jsonl")])',
+        'model: missing; write for example model = dict(path="smollm2")',
+        'method: missing; write for example method = dict(kind="lora")',
+        'data: missing; write for example data = dict(sources=[dict(path="train.jsonl")])',
     ]
 
 
@@ -112,6 +113,10 @@ def test_overrides_are_checked_too(write, minimal):
             "r.py:3: there is no base file parts/lroa.py; did you mean lora?",
         ),
         (READ_BASE + "    from xtune.configs.a import *", "r.py:3: base xtune.configs.a must be relative"),
+        (READ_BASE + "    from .parts.lora import methd", "no base file defines 'methd'"),
+        ("def _f(**k): return k\ntrain = _f(anything=1)\nx", "r.py:3: x: not defined"),
+        (READ_BASE * 2 + "    pass", "not valid Python"),
+        (READ_BASE + "    pass\nwith read_base():\n    pass", "r.py:4: a second `with read_base():`"),
         (READ_BASE + "    import os", "r.py:3: here stand only lines like `from "),
         (READ_BASE + "    from .r import *", "r.py:3: base files name each other in a circle"),
         ("from .parts.lora import *", "r.py:1: a base file is imported in the block `with read_base():`"),
@@ -121,9 +126,9 @@ def test_overrides_are_checked_too(write, minimal):
         ("modle.update(path=1)", "did you mean model?"),
         (
             "train = dict()\ntrain.lr = 3",
-            'r.py:2: the section is a plain dict in the file that begins it; write ["lr"]',
+            "r.py:2: AttributeError: 'dict' object has no attribute 'lr'; a section is a plain dict",
         ),
-        ("import nowhere\nx = nowhere.y()", "r.py:2: "),
+        ("import nowhere\nx = nowhere.y()", "r.py:2: what a recipe imports is only a name"),
     ],
 )
 def test_recipe_that_cannot_run(write, text, expected):
@@ -136,3 +141,26 @@ def test_recipe_that_cannot_run(write, text, expected):
 def test_not_text(tmp_path):
     (tmp_path / "r.py").write_bytes(b"name = '\xff'")
     assert "not UTF-8" in faults(tmp_path / "r.py")[0]
+
+
+def test_a_recipe_that_cannot_run_shows_its_other_faults_too(write):
+    text = """from mmengine.config import read_base
+with read_base():
+    from .nowhere import *
+model = dict(path="smollm2", familly="auto")
+_x = dict(anything=1)
+method.update(rank=-1, alpha=float(3))
+data = dict(sources=[dict(path=f"{1}.jsonl"), dict(path=2)])
+trian.update(steps=3)
+train.update(lr="high")
+"""
+    values = [
+        "r.py:4: model.familly: unknown option; did you mean family?",
+        "r.py:6: method.rank: -1 is not allowed; give a whole number at least 1",
+        "r.py:7: data.sources.1.path: 2 is not allowed; give a string",
+        "r.py:8: trian: unknown section; did you mean train?",
+        "r.py:9: train.lr: 'high' is not allowed; give a number above 0",
+    ]
+    assert faults(write("r.py", text)) == ["r.py:3: there is no base file nowhere.py", *values]
+    write("nowhere.py", "method = dict(kind='lora')")
+    assert faults(write("r.py", text)) == values  # that `trian` is unknown says why it does not run

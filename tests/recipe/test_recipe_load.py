@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,18 +44,16 @@ def test_bases_in_other_folders_and_renamed(write):
     )
     write("methods/lora.py", 'small = dict(kind="lora", rank=4)\n_hidden = 3\n')
     recipe = write(
-        tmp_path / "own/recipes/r.py",
+        "own/recipes/r.py",
         "from mmengine.config import read_base\n"
-        "import math\n"
-        "from pathlib import Path\n"
         "with read_base():\n"
         "    from ...parts.b import *\n"
         "    from ...methods.lora import small as method\n"
         "def _double(x): return 2 * x\n"
         "method.rank = _double(8)\n"
         "model.update(dtype='bfloat16')\n"
-        "data = {'sources': [{'path': Path('x.jsonl')}]}\n"
-        "data['max_length'] = int(math.sqrt(10000))\n",
+        "data = {'sources': [{'path': 'x.jsonl'}]}\n"
+        "data['max_length'] = 50 * 2\n",
     )
     loaded = load_recipe(recipe)
     assert (loaded.model.path, loaded.model.dtype) == ("base", "bfloat16")
@@ -65,24 +64,41 @@ def test_bases_in_other_folders_and_renamed(write):
 def test_overrides_replace_values_and_items(write, minimal):
     recipe = load_recipe(
         write("r.py", minimal),
-        {"train.lr": 1, "data.sources.0.limit": 5, "probe.prompts": ("a", "b"), "name": "other"},
+        {
+            "train.lr": 1,
+            "data.sources.0.limit": 5,
+            "probe.prompts": ("a", "b"),
+            "name": "other",
+            "model.path": Path("m"),
+        },
     )
     assert (recipe.train.lr, recipe.data.sources[0].limit, recipe.probe.prompts) == (1, 5, ["a", "b"])
-    assert recipe.name == "other"
+    assert (recipe.name, recipe.model.path) == ("other", "m")
 
 
 def test_set_values_are_python_or_text():
     texts = ["train.lr=1e-4", "model.path=a=b", "train.steps=none", "data.packing=False", "data.packing=true"]
-    assert parse_overrides([*texts, "name=2024", "probe.prompts=['Hi', \"it's\"]", "probe.system='2'"]) == {
+    assert parse_overrides(
+        [
+            *texts,
+            "name=2024",
+            "model.family=None",
+            "probe.prompts.0=none",
+            "probe.prompts=['Hi', \"it's\"]",
+            "probe.system='2'",
+        ]
+    ) == {
         "train.lr": 1e-4,
         "model.path": "a=b",
         "train.steps": None,
         "data.packing": True,
         "name": "2024",
+        "model.family": "None",
+        "probe.prompts.0": None,
         "probe.prompts": ["Hi", "it's"],
         "probe.system": "2",
     }
-    with pytest.raises(UsageError, match="train.lr"):
+    with pytest.raises(UsageError, match=r"train\.lr"):
         parse_overrides(["train.lr"])
 
 

@@ -59,7 +59,7 @@ recipes = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(recipe=recipes, resolved=st.booleans())
 def test_written_recipe_is_read_back_equal(recipe, resolved):
     assume(not any(os.path.exists(p) for p in [s.path for s in recipe.data.sources] if p and "\x00" not in p))

@@ -169,7 +169,8 @@ def _check_prompt(prompt: str) -> None:
     try:
         prompt.encode()
     except UnicodeEncodeError:
-        raise UsageError("The prompt is not UTF-8.", where=ascii(prompt[:60]), fix="Convert it, as with iconv.") from None
+        where = ascii(prompt[:60])
+        raise UsageError("The prompt is not UTF-8.", where=where, fix="Convert it, as with iconv.") from None
 
 
 def _describe(target: Target) -> str:

@@ -11,7 +11,11 @@ import click
 @click.option("--prompt", metavar="TEXT", help="Answer this and exit.")
 @click.option("--system", metavar="TEXT", help="System prompt. Default: the template's own, if it has one.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Longest answer, in tokens."
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Longest answer, in tokens.",
 )
 @click.option(
     "--temperature",

@@ -17,6 +17,7 @@ from xtune.recipe.faults import Fault, Key, did_you_mean, dotted
 from xtune.recipe.lines import Written
 from xtune.recipe.schema import Recipe
 
+MISSING = "missing"
 EXAMPLES = {
     "model": 'model = dict(path="smollm2")',
     "method": 'method = dict(kind="lora")',
@@ -24,8 +25,13 @@ EXAMPLES = {
 }
 
 
-def check(raw: dict[str, Any], written: Written) -> tuple[Recipe | None, list[Fault]]:
-    """The recipe that `raw` (sections by name) states, or None and all that is wrong with it."""
+def check(
+    raw: dict[str, Any], written: Written, *, incomplete: bool = False
+) -> tuple[Recipe | None, list[Fault]]:
+    """The recipe that `raw` (sections by name) states, or None and all that is wrong with it.
+
+    incomplete   `raw` is known in part only: nothing in it is reported as missing
+    """
     texts: dict[Key, str] = {}
     trial = plain(raw)
     while True:
@@ -41,7 +47,8 @@ def check(raw: dict[str, Any], written: Written) -> tuple[Recipe | None, list[Fa
                 break
     if not texts:
         return recipe, []
-    return None, [Fault(text, key, written.place(key)) for key, text in texts.items()]
+    told = {k: text for k, text in texts.items() if not (incomplete and text.startswith(MISSING))}
+    return None, [Fault(text, key, written.place(key)) for key, text in told.items()]
 
 
 def plain(value: Any) -> Any:
@@ -117,8 +124,8 @@ def _take_out(trial: Any, key: Key) -> None:
 
 def _missing(key: Key, raw: dict) -> str:
     if dotted(key) in EXAMPLES:
-        return f"this section is missing; write for example {EXAMPLES[dotted(key)]}"
-    return f"missing; give {allowed(key, raw)}"
+        return f"{MISSING}; write for example {EXAMPLES[dotted(key)]}"
+    return f"{MISSING}; give {allowed(key, raw)}"
 
 
 def _unknown(key: Key, raw: dict) -> str:

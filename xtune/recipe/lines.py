@@ -14,9 +14,18 @@ from dataclasses import dataclass
 
 from xtune.recipe.faults import Fault, Key, Place, did_you_mean
 
-Places = dict[Key, Place]
-
 COPY_HINT = "`xtune recipes copy NAME` writes a shipped recipe as one file without bases"
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A value as it is written. `value` is None where a section is only updated, or set by an override."""
+
+    place: Place
+    value: ast.expr | None = None
+
+
+Statements = dict[Key, Stated]
 
 
 @dataclass(frozen=True)
@@ -24,30 +33,31 @@ class Written:
     """What the files of a recipe state: the recipe first among `files`, then its bases."""
 
     files: tuple[str, ...]
-    places: Places
+    stated: Statements
     faults: tuple[Fault, ...]
 
     def place(self, key: Key) -> Place | None:
         """Where the value is written, or the nearest section or list that holds it."""
-        return next((self.places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.places), None)
+        heads = (key[:n] for n in range(len(key), 0, -1))
+        return next((self.stated[head].place for head in heads if head in self.stated), None)
 
 
 def read_written(file: str) -> Written:
     """Read a recipe file and, recursively, its bases."""
     files: list[str] = []
     faults: list[Fault] = []
-    places = _read(file, None, (), files, faults)
-    return Written(tuple(dict.fromkeys(files)), places, tuple(dict.fromkeys(faults)))
+    stated = _read(file, None, (), files, faults)
+    return Written(tuple(dict.fromkeys(files)), stated, tuple(dict.fromkeys(faults)))
 
 
-def _read(file: str, stated: Place | None, within: tuple[str, ...], files: list, faults: list) -> Places:
-    """`stated` is the line that names this file as a base; `within` the files that led here."""
+def _read(file: str, named: Place | None, within: tuple[str, ...], files: list, faults: list) -> Statements:
+    """`named` is the line that names this file as a base; `within` the files that led here."""
     if os.path.normpath(file) in within:
-        faults.append(Fault("base files name each other in a circle", place=stated))
+        faults.append(Fault("base files name each other in a circle", place=named))
         return {}
     files.append(file)
     tree = _parse(file, faults)
-    places: Places = {}
+    stated: Statements = {}
     blocks = 0
     for statement in _statements(tree.body):
         if isinstance(statement, ast.With):
@@ -58,13 +68,13 @@ def _read(file: str, stated: Place | None, within: tuple[str, ...], files: list,
                 faults.append(_fault(file, statement, "a second `with read_base():`; name all bases in one"))
             else:
                 for node in statement.body:
-                    _read_base(node, file, within, files, faults, places)
+                    _read_base(node, file, within, files, faults, stated)
         elif isinstance(statement, ast.ImportFrom) and (statement.level or statement.names[0].name == "*"):
             text = "a base file is imported in the block `with read_base():`"
             faults.append(_fault(file, statement, text))
         else:
-            _follow(statement, file, places)
-    return places
+            _follow(statement, file, stated)
+    return stated
 
 
 def _parse(file: str, faults: list[Fault]) -> ast.Module:
@@ -81,7 +91,7 @@ def _parse(file: str, faults: list[Fault]) -> ast.Module:
 
 
 def _read_base(
-    node: ast.stmt, file: str, within: tuple[str, ...], files: list, faults: list, places: Places
+    node: ast.stmt, file: str, within: tuple[str, ...], files: list, faults: list, stated: Statements
 ) -> None:
     """Take over what `from .base import *` brings into the recipe."""
     if isinstance(node, ast.Pass):
@@ -102,14 +112,13 @@ def _read_base(
         text = f"there is no base file {os.path.normpath(base)}{did_you_mean(stem, there)}"
         faults.append(_fault(file, node, text))
         return
-    stated = Place(file, node.lineno)
-    brought = _read(base, stated, (*within, os.path.normpath(file)), files, faults)
+    brought = _read(base, Place(file, node.lineno), (*within, os.path.normpath(file)), files, faults)
     for alias in node.names:
         if alias.name == "*":
             for name in {key[0] for key in brought}:
-                _copy(brought, (name,), places, (name,))
+                _copy(brought, (name,), stated, (name,))
         else:
-            _copy(brought, (alias.name,), places, (alias.asname or alias.name,))
+            _copy(brought, (alias.name,), stated, (alias.asname or alias.name,))
 
 
 def _is_read_base(node: ast.With) -> bool:
@@ -131,20 +140,20 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield node
 
 
-def _follow(node: ast.stmt, file: str, places: Places) -> None:
+def _follow(node: ast.stmt, file: str, stated: Statements) -> None:
     """Note what `x = ...`, `x.y = ...`, `x["y"] = ...` and `x.update(...)` state."""
     if isinstance(node, ast.Assign):
         for target in node.targets:
-            _note(_key(target), node.value, node.lineno, file, places)
+            _note(_key(target), node.value, node.lineno, file, stated)
     elif isinstance(node, ast.AnnAssign) and node.value:
-        _note(_key(node.target), node.value, node.lineno, file, places)
+        _note(_key(node.target), node.value, node.lineno, file, stated)
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         call = node.value
         if isinstance(call.func, ast.Attribute) and call.func.attr == "update" and _key(call.func.value):
             key = _key(call.func.value)
-            places.setdefault(key, Place(file, node.lineno))
-            for name, value, line in [*_children(call), *(c for arg in call.args for c in _children(arg))]:
-                _note((*key, name), value, line, file, places, merged=bool(_children(value)))
+            stated.setdefault(key, Stated(Place(file, node.lineno)))
+            for name, value, line in [*_keywords(call), *(c for arg in call.args for c in _children(arg))]:
+                _note((*key, name), value, line, file, stated, merged=bool(_children(value)))
 
 
 def _key(node: ast.expr) -> Key:
@@ -158,22 +167,22 @@ def _key(node: ast.expr) -> Key:
     return ()
 
 
-def _note(key: Key, value: ast.expr, line: int, file: str, places: Places, merged: bool = False) -> None:
+def _note(key: Key, value: ast.expr, line: int, file: str, stated: Statements, merged: bool = False) -> None:
     if not key:
         return
     if isinstance(value, ast.Name):
-        _copy(places, (value.id,), places, key)
+        _copy(stated, (value.id,), stated, key)
     elif not merged:
-        _forget(places, key)
-    places[key] = Place(file, line)
+        _forget(stated, key)
+    stated[key] = Stated(Place(file, line), value)
     for name, child, child_line in _children(value):
-        _note((*key, name), child, child_line, file, places, merged)
+        _note((*key, name), child, child_line, file, stated, merged)
 
 
 def _children(node: ast.expr) -> list[tuple[str | int, ast.expr, int]]:
     """Name or index, value and line of what stands in a dict(...), a {...} or a list."""
-    if isinstance(node, ast.Call):
-        return [(k.arg, k.value, k.lineno) for k in node.keywords if k.arg]
+    if is_dict_call(node):
+        return _keywords(node)
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
         return [(k.value, v, k.lineno) for k, v in pairs if isinstance(k, ast.Constant)]
@@ -182,14 +191,22 @@ def _children(node: ast.expr) -> list[tuple[str | int, ast.expr, int]]:
     return []
 
 
-def _copy(source: Places, key: Key, target: Places, new_key: Key) -> None:
+def _keywords(call: ast.Call) -> list[tuple[str | int, ast.expr, int]]:
+    return [(k.arg, k.value, k.lineno) for k in call.keywords if k.arg]
+
+
+def is_dict_call(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict"
+
+
+def _copy(source: Statements, key: Key, target: Statements, new_key: Key) -> None:
     """What is known of `key` in one file is known of `new_key` in another."""
-    found = {(*new_key, *k[len(key) :]): place for k, place in source.items() if k[: len(key)] == key}
+    found = {(*new_key, *k[len(key) :]): s for k, s in source.items() if k[: len(key)] == key}
     _forget(target, new_key)
     target.update(found)
 
 
-def _forget(places: Places, key: Key) -> None:
+def _forget(stated: Statements, key: Key) -> None:
     """Drop what is known of a value that another replaces."""
-    for old in [k for k in places if k[: len(key)] == key]:
-        del places[old]
+    for old in [k for k in stated if k[: len(key)] == key]:
+        del stated[old]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,8 @@ from typing import Any
 from xtune.recipe.catalog import find_recipe
 from xtune.recipe.check import check, plain
 from xtune.recipe.faults import Fault, Key, Place, did_you_mean, recipe_error
-from xtune.recipe.lines import Written, read_written
+from xtune.recipe.lines import Stated, Written, read_written
+from xtune.recipe.literals import literal_sections
 from xtune.recipe.overrides import PLACE, apply_overrides, split
 from xtune.recipe.schema import Recipe
 
@@ -28,9 +30,9 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """
     file = os.path.abspath(find_recipe(path))
     written = read_written(file)
-    if written.faults:
-        raise recipe_error(file, written.faults)
-    raw = _run(file, written)
+    raw, faults = (None, written.faults) if written.faults else _run(file, written)
+    if raw is None:
+        raise recipe_error(file, _with_faults_of_literals(faults, written))
     raw.setdefault("name", Path(file).stem)
     faults = apply_overrides(raw, {name: plain(value) for name, value in (overrides or {}).items()})
     written = _overridden(written, [split(name) for name in overrides or {}])
@@ -40,20 +42,27 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     return _with_paths(recipe, written)
 
 
-def _run(file: str, written: Written) -> dict[str, Any]:
-    """Run the recipe file and return its sections, and the other names that look like sections."""
+def _run(file: str, written: Written) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """Run the recipe file: its sections and the other names that look like sections, or None and why not."""
     from mmengine.config import Config
 
     try:
         config = Config.fromfile(file, lazy_import=True)
         everything, own = config.to_dict(keep_imported=True), config.to_dict()
     except Exception as error:  # whatever the user's code raises
-        raise recipe_error(file, [_exception_fault(error, written)]) from error
+        return None, [_exception_fault(error, written)]
     return {
         name: plain(value)
         for name, value in everything.items()
         if name in Recipe.model_fields or (name in own and _looks_like_section(name, value))
-    }
+    }, []
+
+
+def _with_faults_of_literals(faults: Sequence[Fault], written: Written) -> list[Fault]:
+    """Of a recipe that does not run, what is written in plain values can still be checked."""
+    _, more = check(literal_sections(written.stated), written, incomplete=True)
+    unknown = {fault.key for fault in more}
+    return [*(fault for fault in faults if fault.key not in unknown), *more]
 
 
 def _looks_like_section(name: str, value: Any) -> bool:
@@ -61,17 +70,22 @@ def _looks_like_section(name: str, value: Any) -> bool:
 
 
 def _exception_fault(error: Exception, written: Written) -> Fault:
-    place, traceback = None, error.__traceback__
+    place, placeholder, traceback = None, False, error.__traceback__
     while traceback:
         code = traceback.tb_frame.f_code
         if code.co_filename in written.files:
             place = Place(code.co_filename, traceback.tb_lineno)
+        placeholder = code.co_filename == sys.modules["mmengine.config.lazy"].__file__
         traceback = traceback.tb_next
-    text = f"{type(error).__name__}: {error}"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, NameError) and error.name in Recipe.model_fields:
         text = f"no base file has `{error.name}` to update; write {error.name} = dict(...)"
-    elif isinstance(error, NameError):
-        text += did_you_mean(error.name, Recipe.model_fields)
+    elif isinstance(error, NameError) and error.name:
+        return Fault("not defined" + did_you_mean(error.name, Recipe.model_fields), (error.name,), place)
+    elif isinstance(error, KeyError) and place is None:  # from .base import name
+        text = f"no base file defines {error}"
+    elif placeholder:
+        text = "what a recipe imports is only a name, which cannot be used here (mmengine imports late)"
     elif isinstance(error, AttributeError) and text.startswith("AttributeError: 'dict' object"):
         text += '; a section is a plain dict in the file that begins it: write train["lr"] = ...'
     return Fault(text, place=place or Place(written.files[0]))
@@ -79,9 +93,10 @@ def _exception_fault(error: Exception, written: Written) -> Fault:
 
 def _overridden(written: Written, keys: list[Key]) -> Written:
     """`written` where the values at `keys` come from overrides."""
-    kept = {k: place for k, place in written.places.items() if not any(k[: len(key)] == key for key in keys)}
-    begun = {key[:n]: PLACE for key in keys for n in range(1, len(key))}  # sections that only overrides name
-    return replace(written, places=begun | kept | dict.fromkeys(keys, PLACE))
+    kept = {k: s for k, s in written.stated.items() if not any(k[: len(key)] == key for key in keys)}
+    begun = [key[:n] for key in keys for n in range(1, len(key))]  # sections that only overrides name
+    here = Stated(PLACE)
+    return replace(written, stated=dict.fromkeys(begun, here) | kept | dict.fromkeys(keys, here))
 
 
 def _with_paths(recipe: Recipe, written: Written) -> Recipe:

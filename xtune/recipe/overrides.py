@@ -28,16 +28,21 @@ def _parse(text: str) -> tuple[str, Any]:
 
 
 def _value(text: str, key: Key) -> Any:
-    """A Python literal where it is one and the option is no plain string, else the text itself."""
+    """A Python literal where it is one, else the text itself; name=2024 is text, as the schema wants it."""
+    field, value = field_at(key), _python(text)
+    annotation = field.annotation if field else None
+    if annotation is str or (annotation == str | None and value is not None):
+        return value if isinstance(value, str) else text
+    return value
+
+
+def _python(text: str) -> Any:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:
-        value = ast.literal_eval(text)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
-    field = field_at(key)
-    is_text = field is not None and field.annotation in (str, str | None)
-    return text if is_text and not isinstance(value, str) else value  # name=2024 is a name
 
 
 def split(dotted_key: str) -> Key:

@@ -1,0 +1,33 @@
+"""`xtune convert`: turn a run into a model that other programs load."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def convert():
+    """Turn a run into a model that other programs load."""
+
+
+@convert.command(epilog="Example: xtune convert merge runs/my-run my-model")
+@click.argument("run_or_adapter")
+@click.argument("out", type=click.Path())
+@click.option("--base", metavar="DIR", help="The base model, where it is not where it was at training.")
+def merge(run_or_adapter, out, base):
+    """Merge the adapter of RUN_OR_ADAPTER into its base model, in the new directory OUT.
+
+    The result has the base's own number format and loads in stock Transformers. It is read back and compared
+    with base and adapter side by side before OUT appears.
+    """
+    from xtune.convert.compare import ANSWER_TOKENS
+    from xtune.convert.merge import merge as merge_adapter
+
+    merged = merge_adapter(run_or_adapter, out, base=base)
+    agreement = "all the same" if merged.same_answers == merged.prompts else f"{merged.same_answers} the same"
+    click.echo(
+        f"merged   {merged.path} ({merged.dtype}, {merged.size / 1e9:.2f} GB)\n"
+        f"logits   differ by at most {merged.largest_logit_difference:.2g} from base + adapter"
+        f" (the adapter moves them by up to {merged.adapter_effect:.2g})\n"
+        f"answers  to {merged.prompts} prompts, {ANSWER_TOKENS} tokens each, greedy: {agreement}"
+    )
