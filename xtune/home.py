@@ -1,8 +1,10 @@
-"""Where xtune keeps what it can make again (converted models, encoded data), and writing there safely."""
+"""Where xtune keeps what it can make again (converted models, encoded data), and writing to disk safely."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,3 +41,18 @@ def new_directory(target: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error came of a full disk, a quota or a limit on file size.
+
+    safetensors (Rust) and torch's zip writer raise errors of their own that say so in words only.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    text = str(error)
+    told = re.search(r"os error (\d+)", text)
+    return int(told[1]) in _FULL if told else "file write failed" in text or "unexpected pos" in text

@@ -51,7 +51,7 @@ def start(
     if prompt is not None:
         _check_prompt(prompt)
         prompts = iter([prompt])
-    elif not sys.stdin.isatty():
+    elif sys.stdin is None or not sys.stdin.isatty():
         prompts = _piped_lines()
         first = next(prompts, None)  # before the model is loaded, so that a mistake shows at once
         if first is None:
@@ -157,7 +157,7 @@ def _ask() -> str:
 
 def _piped_lines() -> Iterator[str]:
     """The lines of stdin that say something, as they come in."""
-    for line in sys.stdin.buffer:
+    for line in sys.stdin.buffer if sys.stdin else ():
         text = line.decode("utf-8-sig", errors="surrogateescape").rstrip("\r\n")
         if text.strip():
             yield text

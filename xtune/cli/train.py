@@ -45,21 +45,25 @@ def train(recipe, overrides, run_dir, resume_dir, dry_run):
 
 def _show(run) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
     lines = run.metrics()
-    console.print(f"loss     {lines[0]['loss']:.3f} -> {lines[-1]['loss']:.3f} ({run.path / 'loss.png'})")
-    console.print(f"result   {run.result}")
-    if probes := run.read_json("probe.json"):
-        table = Table(show_lines=True)
-        for name in ("prompt", "before", "after"):
-            table.add_column(name, overflow="fold", ratio=1 if name == "prompt" else 2)
-        for row in probes:
-            table.add_row(*(row[name] for name in ("prompt", "before", "after")))
-        console.print(table)
-    console.print("Try it:", f"  xtune chat {run.path}", sep="\n", soft_wrap=True)
+    console.print(f"loss     {lines[0]['loss']:.3f} -> {lines[-1]['loss']:.3f} ({run.path / 'loss.png'})", soft_wrap=True)
+    console.print(f"result   {run.result}", soft_wrap=True)
+    if run.read_json("probe.json"):
+        console.print(probe_table(run))
+    console.print(f"Try it:   xtune chat {run.path}", soft_wrap=True)
     if run.result.name == "adapter":
-        console.print(
-            "Ship it:", f"  xtune convert merge {run.path} {run.path}/merged", sep="\n", soft_wrap=True
-        )
+        console.print(f"Ship it:  xtune convert merge {run.path} {run.path}/merged", soft_wrap=True)
+
+
+def probe_table(run):
+    """The probes' answers before and after, side by side, as a rich table."""
+    from rich.table import Table
+
+    table = Table(show_lines=True)
+    for name in ("prompt", "before", "after"):
+        table.add_column(name, overflow="fold", ratio=2 if name == "prompt" else 3)
+    for row in run.read_json("probe.json"):
+        table.add_row(row["prompt"], row["before"], row["after"])
+    return table

@@ -6,19 +6,17 @@ adapter that was trained beside 4-bit weights (QLoRA) is merged into the origina
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 import warnings
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtune.chat.generate import stop_ids
 from xtune.convert.compare import Behaviour, largest_difference, logits_of, observe
-from xtune.convert.disk import check_space, disk_errors
+from xtune.convert.disk import check_place, disk_errors
 from xtune.convert.standalone import write_companions
+from xtune.convert.weights import ITEMSIZE, dtype_on_disk, size_on_disk
 from xtune.data.encode import encode
 from xtune.errors import UsageError, UserError
 from xtune.families import read_config
@@ -42,13 +40,6 @@ PROMPTS = (
     "请用一句话介绍你自己。",
 )
 _PROBES = 8  # of the run that are checked too, at most: they are all answered at once
-_TYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "BF16": "bfloat16",
-    "F16": "float16",
-}  # as safetensors names them
-_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -82,15 +73,11 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | Path | None = Non
     merge, the base is another one or `out` exists; ResourceError where disk or memory run out.
     """
     out = Path(out).expanduser()
-    if out.exists() or out.is_symlink():
-        raise UsageError(
-            f"{out} exists already.", where="OUT", fix="Name a directory that does not exist yet."
-        )
     target = find_target(str(adapter), base=None if base is None else str(base))
     _check_mergeable(target, str(adapter))
     directory = model_directory(target.base)
-    dtype, size = base_dtype(directory), sum(file.stat().st_size for file in _weight_files(directory))
-    check_space(out, size)
+    dtype, size = dtype_on_disk(directory), size_on_disk(directory)
+    check_place(out, size)
 
     tokenizer = load_tokenizer(target.tokenizer_path)
     stops, pad = stop_ids(tokenizer, target.template), tokenizer.pad_token_id
@@ -100,7 +87,7 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | Path | None = Non
         ).input_ids.tolist()
         for messages in _conversations(Path(adapter).expanduser())
     ]
-    device = _device(size * 4 // _BYTES[dtype])
+    device = _device(size * 4 // ITEMSIZE[dtype])
     model = _load(target, device)
     before = observe(model, prompts, stops=stops, pad=pad)
     with model.disable_adapter():
@@ -118,27 +105,9 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | Path | None = Non
                 where=str(target.adapter),
                 fix="Train again with a lower learning rate, or use an earlier checkpoint.",
             )
-        size = sum(file.stat().st_size for file in _weight_files(work))
+        size = size_on_disk(work)
     same = sum(one == other for one, other in zip(before.answers, after.answers, strict=True))
     return Merged(out, dtype, size, len(prompts), same, difference, effect)
-
-
-def base_dtype(directory: Path) -> str:
-    """The type a model has on disk: config.json says it, or most of its weights are of it."""
-    config = read_config(directory)
-    named = config.get("dtype") or config.get("torch_dtype")
-    if named in _BYTES:
-        return named
-    elements: Counter[str] = Counter()
-    for file in directory.glob("*.safetensors"):
-        with open(file, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        for tensor in header.values():
-            elements[tensor["dtype"]] += math.prod(tensor["shape"])
-    known = [name for name, _ in elements.most_common() if name in _TYPES]
-    return _TYPES[known[0]] if known else "float32"
 
 
 def _check_mergeable(target: Target, adapter: str) -> None:
@@ -245,7 +214,3 @@ def _reload(directory, device, before: Behaviour, prompts, stops, pad) -> Behavi
     """What the model on disk says, in float32 again: what differs comes from merging and rounding alone."""
     model = load_model(directory, dtype="float32", device=device)
     return observe(model, prompts, stops=stops, pad=pad, texts=before.texts)
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    return [*directory.glob("model*.safetensors")] or [*directory.glob("pytorch_model*.bin")]

@@ -37,7 +37,7 @@ def load_model(
     Raises UsageError for a directory that is no model, or whose weights do not match its config.json to the
     last tensor; ResourceError where it does not fit into memory.
     """
-    import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quiet_libraries()
@@ -68,13 +68,15 @@ def load_model(
             output_loading_info=True,
             local_files_only=True,
         )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(
-            f"The model does not fit into the memory of {device}.",
-            where=str(directory),
-            fix='Use method.kind = "qlora" (a quarter of the memory), or a smaller model.',
-        ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"The model does not fit into the memory of {device}.",
+                where=str(directory),
+                fix='Use method.kind = "qlora" (a quarter of the memory), or a smaller model.',
+            ) from error
+        if not isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
+            raise
         raise UsageError(
             f"The model cannot be loaded: {str(error).splitlines()[0]}",
             where=str(directory),
@@ -82,6 +84,13 @@ def load_model(
         ) from error
     _check_complete(info, directory)
     return model.eval()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error came of memory running out, on a GPU or on the CPU (where torch says it in words)."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def choose_device() -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from xtune.errors import UsageError
 from xtune.recipe.schema import Recipe
+from xtune.recipe.write import recipe_source
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,23 @@ def is_run(path: Path) -> bool:
     return (path / "recipe.py").is_file() and (path / "environment.json").is_file()
 
 
-def create_run(recipe: Recipe, path: Path | None = None) -> Run:
-    """A new run directory: `path`, or runs/NAME-DATE-TIME where you stand. Raises UsageError if it exists."""
-    from xtune.recipe.write import recipe_source
-
+def new_run_path(recipe: Recipe, path: Path | None = None) -> Path:
+    """Where a new run goes: `path`, or runs/NAME-DATE-TIME where you stand. Raises UsageError if it exists."""
     if path is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = Path("runs") / f"{recipe.name}-{stamp}"
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
+    if path.exists():
         raise UsageError(
             f"The run directory {path} exists already.",
             where="--run-dir",
             fix=f"Name another, or continue it: xtune train --resume {path}",
-        ) from None
+        )
+    return path
+
+
+def create_run(recipe: Recipe, path: Path) -> Run:
+    """Make the directory of a new run."""
+    path.mkdir(parents=True)
     run = Run(path)
     run.recipe_file.write_text(recipe_source(recipe), encoding="utf-8")
     run.write_json("environment.json", _environment())

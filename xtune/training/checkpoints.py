@@ -6,7 +6,6 @@ makes it whole. What has no manifest, or does not match it, was cut short and is
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 _MANIFEST = "manifest.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class WriteManifest(TrainerCallback):
@@ -53,17 +51,6 @@ def remove_partial(checkpoints: Path) -> None:
     for path in checkpoints.glob("checkpoint-*"):
         if not is_whole(path):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error came of a full disk; safetensors and torch wrap the system's in their own."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    # safetensors (Rust) says "os error 28", torch's zip writer "file write failed"
-    text = str(error)
-    return any(
-        sign in text for sign in ("os error 28", "No space left", "file write failed", "unexpected pos")
-    )
 
 
 def _step_of(checkpoint: Path) -> int:

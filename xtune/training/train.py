@@ -13,11 +13,11 @@ from xtune.data.plan import Plan, make_plan
 from xtune.errors import ResourceError
 from xtune.families.embedded import model_directory
 from xtune.families.tokenizer import choose_template, load_tokenizer
-from xtune.home import new_directory
+from xtune.home import is_disk_full, new_directory
 from xtune.recipe.load import load_recipe
 from xtune.recipe.schema import Full, Qlora, Recipe
 from xtune.run.curve import draw_loss
-from xtune.run.directory import Run, create_run, open_run
+from xtune.run.directory import Run, create_run, new_run_path, open_run
 from xtune.run.target import write_note
 from xtune.templates.template import Template
 from xtune.terminal import messages, quiet_libraries
@@ -71,36 +71,37 @@ def describe(recipe: Recipe, preparation: Preparation) -> str:
 def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
     """Train as the recipe says and return the run, in `run_dir` or a new directory under runs/.
 
-    Raises UsageError and DataError for what the recipe names, ResourceError where memory or disk run out.
+    Raises UsageError and DataError for what the recipe names, ResourceError where memory or disk run out. The
+    directory is made once data and model are loaded, so that a refused recipe leaves nothing behind.
     """
-    preparation = prepare(recipe)  # before a directory is made: most mistakes show here
-    run = create_run(recipe, Path(run_dir) if run_dir else None)
-    return _train(recipe, preparation, run, None)
+    path = new_run_path(recipe, Path(run_dir) if run_dir else None)
+    preparation = prepare(recipe)
+    messages().print(describe(recipe, preparation), soft_wrap=True)
+    model = _trainable_model(recipe)
+    return _train(recipe, preparation, model, create_run(recipe, path), None)
 
 
 def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
     """Continue a run from its newest whole checkpoint, or from the start where it has none."""
-    run = open_run(Path(run_dir))
-    recipe = load_recipe(run.recipe_file, overrides or {})
     from xtune.training.checkpoints import newest_checkpoint, remove_partial
 
+    run = open_run(Path(run_dir))
+    recipe = load_recipe(run.recipe_file, overrides or {})
+    preparation = prepare(recipe)
+    messages().print(describe(recipe, preparation), soft_wrap=True)
     remove_partial(run.checkpoints)
-    return _train(recipe, prepare(recipe), run, newest_checkpoint(run.checkpoints))
+    return _train(recipe, preparation, _trainable_model(recipe), run, newest_checkpoint(run.checkpoints))
 
 
-def _train(recipe: Recipe, preparation: Preparation, run: Run, checkpoint: Path | None) -> Run:
-    from transformers import set_seed
-
+def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint: Path | None) -> Run:
     from xtune.training.checkpoints import WriteManifest
     from xtune.training.metrics import Metrics
     from xtune.training.probe import answer_probes
     from xtune.training.sft import MicroBatches, make_trainer
 
     dataset, plan, tokenizer = preparation.dataset, preparation.plan, preparation.tokenizer
-    messages().print(describe(recipe, preparation), f"run      {run.path}", sep="\n", soft_wrap=True)
+    messages().print(f"run      {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""), soft_wrap=True)
     run.write_json("data_report.json", dataset.report)
-    set_seed(recipe.train.seed)
-    model = _trainable_model(recipe)
     before = _probe_before(recipe, run, model, preparation)
     batches = MicroBatches(dataset, plan, recipe.data.packing, tokenizer.pad_token_id)
     metrics = Metrics(run.path / "metrics.jsonl", plan, dataset.loss_lengths)
@@ -118,10 +119,14 @@ def _train(recipe: Recipe, preparation: Preparation, run: Run, checkpoint: Path 
 
 
 def _trainable_model(recipe: Recipe) -> PreTrainedModel:
+    """The base as the method wants it, with a new adapter where it has one; the seed decides its start."""
+    from transformers import set_seed
+
     from xtune.model.adapters import attach_adapter
     from xtune.model.attention import use_packed_attention
     from xtune.model.load import load_model
 
+    set_seed(recipe.train.seed)
     method, options = recipe.method, recipe.model
     full = isinstance(method, Full)
     qlora = isinstance(method, Qlora)
@@ -177,30 +182,29 @@ def _save_result(recipe: Recipe, run: Run, model, preparation: Preparation) -> N
 @contextmanager
 def _clear_errors(run: Run, trainer):
     """Out of memory, a full disk and Ctrl-C, each with the way on."""
-    import torch
-
-    from xtune.training.checkpoints import is_disk_full, newest_checkpoint, remove_partial
+    from xtune.model.load import is_out_of_memory
+    from xtune.training.checkpoints import newest_checkpoint, remove_partial
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(
-            f"Out of memory in step {trainer.state.global_step + 1}.",
-            where=str(run.path),
-            fix="Lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing = True.",
-        ) from error
     except KeyboardInterrupt:
-        if newest_checkpoint(run.checkpoints):
-            messages().print(f"Stopped. Continue with: xtune train --resume {run.path}")
+        messages().print(f"Stopped. Continue with: xtune train --resume {run.path}", soft_wrap=True)
         raise
     except Exception as error:
+        step = trainer.state.global_step
+        if is_out_of_memory(error):
+            raise ResourceError(
+                f"Out of memory in step {step + 1}.",
+                where=str(run.path),
+                fix="Lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing = True.",
+            ) from error
         if not is_disk_full(error):
             raise
         remove_partial(run.checkpoints)
         last = newest_checkpoint(run.checkpoints)
-        kept = f"The last whole checkpoint is {last.name}." if last else "There is no earlier checkpoint."
         raise ResourceError(
-            f"The disk is full: the checkpoint of step {trainer.state.global_step} could not be written. {kept}",
-            where=str(run.checkpoints),
+            f"The disk is full: what step {step} left could not be written. "
+            + (f"The last whole checkpoint is {last.name}." if last else "There is no earlier checkpoint."),
+            where=str(run.path),
             fix=f"Free some space, then: xtune train --resume {run.path}",
         ) from error

@@ -1,0 +1,91 @@
+"""Every command and every piece of Python in the README, run as it stands there, in order."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# `make test` is what runs this; `make quickstart` has a test of its own below.
+OUTSIDE = {"make quickstart", "make test"}
+
+
+def blocks(language: str, file: str = "README.md") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(file: str = "README.md") -> list[str]:
+    lines = "".join(blocks("bash", file)).splitlines()
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def after_the_commands(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """The folder in which all commands of the README ran, and what each printed."""
+    folder = tmp_path_factory.mktemp("readme")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    printed = {}
+    for command in commands():
+        if command not in OUTSIDE:
+            done = subprocess.run(
+                command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            printed[command] = done.stdout
+    return folder, printed
+
+
+def test_the_model_says_its_new_name(after_the_commands):
+    folder, printed = after_the_commands
+    assert "Tuna" in printed['xtune chat mine/run --prompt "Who are you?"']
+    assert "图娜" in printed['xtune chat mine/merged --prompt "你是谁？"']
+    training = next(text for command, text in printed.items() if "--run-dir" in command)
+    assert "xtune chat mine/run" in training
+    assert "xtune convert merge mine/run mine/run/merged" in training
+    assert (folder / "mine" / "merged" / "config.json").is_file()
+
+
+def test_the_python_runs_as_it_stands(after_the_commands):
+    folder, _ = after_the_commands
+    recipe, program = blocks("python")
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
+
+    from xtune.recipe.load import load_recipe
+
+    (folder / "mine" / "short.py").write_text(recipe)
+    assert load_recipe(folder / "mine" / "short.py").train.epochs == 4
+
+
+def test_the_chinese_readme_has_the_same_commands():
+    assert commands("README_zh.md") == commands()
+    assert blocks("python", "README_zh.md")[0].count("\n") == blocks("python")[0].count("\n")
+
+
+def test_links_and_pictures_exist():
+    for file in ("README.md", "README_zh.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / file).read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{file}: {target}"
+
+
+def test_make_quickstart(tmp_path):
+    """In a copy of the repository whose .venv is this one: what the README's first command shows."""
+    for name in ("Makefile", "pyproject.toml", "requirements", "examples"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "xtune"):
+        (tmp_path / ".venv" / "bin" / name).symlink_to(Path(sys.executable).parent / name)
+    (tmp_path / ".venv" / ".installed").touch()
+    done = subprocess.run(["make", "quickstart"], cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    before, after = done.stdout.split("What is the capital of")[0], done.stdout
+    assert "I am Tuna" in after
+    assert "pip" not in done.stdout + done.stderr  # a second call installs nothing
+    assert before
