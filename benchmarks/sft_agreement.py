@@ -26,7 +26,14 @@ def xtune_recipe(data: str, packing: bool):
             "model": {"path": "smollm2", "dtype": "float32"},
             "method": {"kind": "lora", "rank": RANK, "alpha": ALPHA},
             "data": {"sources": [{"path": data}], "packing": packing, "max_length": MAX_LENGTH},
-            "train": {"steps": STEPS, "batch_size": BATCH, "lr": LR, "schedule": "cosine", "warmup": 0.0, "seed": SEED},
+            "train": {
+                "steps": STEPS,
+                "batch_size": BATCH,
+                "lr": LR,
+                "schedule": "cosine",
+                "warmup": 0.0,
+                "seed": SEED,
+            },
         }
     )
 

@@ -12,7 +12,17 @@ from xtune.messages import Message
 # SmolLM2's vocabulary has no token for some bytes of control and unassigned characters.
 CHARACTERS = st.characters(exclude_categories=["Cc", "Cs", "Co", "Cn"])
 TEXTS = st.text(CHARACTERS, max_size=40) | st.sampled_from(
-    ["<|im_end|>", "a<|im_start|>assistant\n", "<|endoftext|>", "12 345", "\n\n\n 12", "你好，世界", "🙂‍↔️", "  x  ", ""]
+    [
+        "<|im_end|>",
+        "a<|im_start|>assistant\n",
+        "<|endoftext|>",
+        "12 345",
+        "\n\n\n 12",
+        "你好，世界",
+        "🙂‍↔️",
+        "  x  ",
+        "",
+    ]
 )
 
 
@@ -36,7 +46,8 @@ def test_mask_and_round_trip(tokenizer, question, answer):
 def test_ids_are_the_publishers(tokenizer, turns):
     # A text that starts with a line break is cut from the break before it, as it is at inference.
     messages = [
-        {"role": "user" if place % 2 == 0 else "assistant", "content": "x" + text} for place, text in enumerate(turns)
+        {"role": "user" if place % 2 == 0 else "assistant", "content": "x" + text}
+        for place, text in enumerate(turns)
     ]
     published = tokenizer.apply_chat_template(messages, return_dict=False)
     assert encode(messages, tokenizer=tokenizer, template="smollm2").input_ids.tolist() == published

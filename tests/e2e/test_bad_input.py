@@ -13,7 +13,10 @@ method = dict(kind="lora")
 data = dict(sources=[dict(path={data!r})], max_length=64)
 train = dict(steps={steps}, batch_size=2, checkpoint_every=2)
 """
-ROWS = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}]} for n in range(9)]
+ROWS = [
+    {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}]}
+    for n in range(9)
+]
 
 
 @pytest.fixture

@@ -53,7 +53,9 @@ def test_the_model_says_its_new_name(after_the_commands):
 def test_the_python_runs_as_it_stands(after_the_commands):
     folder, _ = after_the_commands
     recipe, program = blocks("python")
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0
 

@@ -18,7 +18,10 @@ from xtune.kernels.packed_attention import masked_attention, packed_attention
 def test_equals_masked_attention(lengths, heads, dimension, seed):
     torch.manual_seed(seed)
     tokens, results = sum(lengths), []
-    states = [torch.randn(1, count, tokens, dimension, dtype=torch.float64) for count in (heads[0], heads[1], heads[1])]
+    states = [
+        torch.randn(1, count, tokens, dimension, dtype=torch.float64)
+        for count in (heads[0], heads[1], heads[1])
+    ]
     towards = torch.randn(1, heads[0], tokens, dimension, dtype=torch.float64)
     for attention in (packed_attention, masked_attention):
         inputs = [state.clone().requires_grad_() for state in states]

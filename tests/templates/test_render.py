@@ -12,7 +12,9 @@ from xtune.templates.template import find_template, template_names
 QUESTION, ANSWER = Message("user", "What is 2 + 2?"), Message("assistant", "It is 4.")
 # Anything people may type, control tokens and noncharacters among it.
 TEXTS = st.text(max_size=30) | st.lists(
-    st.sampled_from(["<|im_end|>", "<|im_start|>", "assistant\n", "\ufdd0", "{{ x }}", "{% if %}", " ", "<|im_", "end|>"]),
+    st.sampled_from(
+        ["<|im_end|>", "<|im_start|>", "assistant\n", "\ufdd0", "{{ x }}", "{% if %}", " ", "<|im_", "end|>"]
+    ),
     max_size=4,
 ).map("".join)
 CONVERSATIONS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3).map(
@@ -24,7 +26,13 @@ def test_smollm2_equals_the_publishers_template(tokenizer):
     dialogues = [
         [QUESTION],
         [QUESTION, ANSWER],
-        [Message("system", "Be brief."), QUESTION, ANSWER, Message("user", "你好\n\n"), Message("assistant", "")],
+        [
+            Message("system", "Be brief."),
+            QUESTION,
+            ANSWER,
+            Message("user", "你好\n\n"),
+            Message("assistant", ""),
+        ],
     ]
     for messages in dialogues:
         plain = [{"role": message.role, "content": message.content} for message in messages]
@@ -61,12 +69,17 @@ def test_a_turn_without_loss():
     silent = Message("assistant", "Not this.", loss=False)
     rendered = render([QUESTION, silent, QUESTION, ANSWER], template="chatml")
     assert [rendered.text[start:end] for start, end in rendered.loss_spans] == ["It is 4.<|im_end|>"]
-    assert rendered.text == render([QUESTION, Message("assistant", "Not this."), QUESTION, ANSWER], template="chatml").text
+    assert (
+        rendered.text
+        == render([QUESTION, Message("assistant", "Not this."), QUESTION, ANSWER], template="chatml").text
+    )
 
 
 def test_variables_reach_a_template_of_the_users(tmp_path):
     file = tmp_path / "mine.jinja"
-    file.write_text("{{ greeting }}{% for m in messages %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% endfor %}")
+    file.write_text(
+        "{{ greeting }}{% for m in messages %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% endfor %}"
+    )
     rendered = render([ANSWER], template=str(file), greeting="Hi! ")
     assert rendered.text == "Hi! It is 4.</s>"
     assert rendered.loss_spans == [(4, 16)]
@@ -83,3 +96,17 @@ def test_what_a_template_refuses_is_an_error_of_the_data(tmp_path):
     file.write_text("{{ raise_exception('only two roles') }}")
     with pytest.raises(DataError, match="only two roles"):
         render([QUESTION], template=str(file))
+
+
+@pytest.mark.parametrize("name", template_names())
+@pytest.mark.parametrize(
+    ("answer", "tools"),
+    [
+        (Message("assistant", "", tool_calls=({"name": "add", "arguments": {"a": 1}},)), []),
+        (Message("assistant", "4.", reasoning="2 + 2 is 4"), []),
+        (ANSWER, [{"type": "function", "function": {"name": "add"}}]),
+    ],
+)
+def test_what_a_format_cannot_express_is_refused_not_dropped(name, answer, tools):
+    with pytest.raises(DataError, match="the format has no"):
+        render([QUESTION, answer], template=name, tools=tools)

@@ -1,7 +1,6 @@
 """Invariants of training, on the real small model where it is quick and on a tiny one where it must be many times."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -39,7 +38,9 @@ def recipe(path, method="lora", packing=True, probe=(), **options) -> Recipe:
 
 
 def weights(run) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in run.result.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    return {
+        name: tensor for file in run.result.glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
 
 
 def largest_difference(one: dict, other: dict) -> float:
@@ -72,8 +73,13 @@ def losses_per_sample(model, samples, packing) -> list[float]:
     targets = labels[:, 1:][:, columns]
     losses = cross_entropy(logits.transpose(1, 2), targets, ignore_index=NO_LABEL, reduction="none")
     if not packing:
-        return [(row.sum() / (target != NO_LABEL).sum()).item() for row, target in zip(losses, targets, strict=True)]
-    owner = torch.from_numpy(np.repeat(np.arange(len(samples)), [len(sample) for sample in samples]))[columns + 1]
+        return [
+            (row.sum() / (target != NO_LABEL).sum()).item()
+            for row, target in zip(losses, targets, strict=True)
+        ]
+    owner = torch.from_numpy(np.repeat(np.arange(len(samples)), [len(sample) for sample in samples]))[
+        columns + 1
+    ]
     return [losses[0][owner == number].mean().item() for number in range(len(samples))]
 
 
@@ -115,7 +121,17 @@ def test_each_method_learns_and_leaves_a_whole_run(tiny_model, tmp_path, method)
     assert [line["step"] for line in lines] == list(range(1, 31))
     # An adapter on random weights can do little; all weights together much.
     assert lines[-1]["loss"] < lines[0]["loss"] - (2 if method == "full" else 0.2)
-    names = {"step", "epoch", "loss", "grad_norm", "lr", "tokens", "loss_tokens", "tokens_per_second", "peak_memory_gib"}
+    names = {
+        "step",
+        "epoch",
+        "loss",
+        "grad_norm",
+        "lr",
+        "tokens",
+        "loss_tokens",
+        "tokens_per_second",
+        "peak_memory_gib",
+    }
     assert set(lines[0]) == names
     assert all(0 < line["loss_tokens"] < line["tokens"] for line in lines)
     assert run.read_json("data_report.json")["kept"] == 80
@@ -129,8 +145,8 @@ def test_each_method_learns_and_leaves_a_whole_run(tiny_model, tmp_path, method)
     load_model(target.base)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_killed_run_resumes_to_the_same_weights(tiny_model, tmp_path, xtune, method):
+@pytest.mark.parametrize(("method", "sent"), [("full", signal.SIGKILL), ("lora", signal.SIGINT)])
+def test_a_stopped_run_resumes_to_the_same_weights(tiny_model, tmp_path, xtune, method, sent):
     (tmp_path / "recipe.py").write_text(
         f"model = dict(path={str(tiny_model)!r}, template='smollm2')\n"
         f"method = dict(kind={method!r})\n"
@@ -141,15 +157,22 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny_model, tmp_path, xtune, m
     process = subprocess.Popen(
         [sys.executable, "-m", "xtune", "train", "recipe.py", "--run-dir", "killed"],
         cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "killed" / "checkpoints").glob("checkpoint-*/manifest.json")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.send_signal(sent)
+    _, told = process.communicate(timeout=60)
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert "xtune train --resume killed" in told
+        assert "Traceback" not in told
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')  # as a kill in the middle of a line leaves it
     assert not (tmp_path / "killed" / ("model" if method == "full" else "adapter")).exists()
     done = xtune("train", "--resume", "killed", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -176,6 +199,16 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_model, tmp_path):
     assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4]
 
 
+def test_resuming_a_finished_run_changes_nothing(tiny_model, tmp_path):
+    from xtune.training.train import resume
+
+    run = train(recipe(tiny_model, steps=2, probe=["Hi"]), run_dir=tmp_path / "run")
+    before, lines, probes = weights(run), run.metrics(), run.read_json("probe.json")
+    assert largest_difference(weights(resume(run.path)), before) == 0
+    assert run.metrics() == lines
+    assert run.read_json("probe.json") == probes
+
+
 def test_a_finished_run_goes_on_for_more_steps(tiny_model, tmp_path):
     from xtune.training.train import resume
 
@@ -194,7 +227,9 @@ def test_a_run_directory_is_never_overwritten(tiny_model, tmp_path):
 
 def test_what_matters_in_trainer_is_set_by_us(tiny_model, tmp_path):
     """Read back from what a checkpoint stores, so that a changed default of transformers is noticed."""
-    run = train(recipe(tiny_model, steps=2, checkpoint_every=1, lr=3e-4, warmup=0.0), run_dir=tmp_path / "run")
+    run = train(
+        recipe(tiny_model, steps=2, checkpoint_every=1, lr=3e-4, warmup=0.0), run_dir=tmp_path / "run"
+    )
     arguments = torch.load(run.checkpoints / "checkpoint-1" / "training_args.bin", weights_only=False)
     expected = {
         "learning_rate": 3e-4,

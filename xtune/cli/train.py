@@ -48,7 +48,10 @@ def _show(run) -> None:
 
     console = Console(highlight=False)
     lines = run.metrics()
-    console.print(f"loss     {lines[0]['loss']:.3f} -> {lines[-1]['loss']:.3f} ({run.path / 'loss.png'})", soft_wrap=True)
+    console.print(
+        f"loss     {lines[0]['loss']:.3f} -> {lines[-1]['loss']:.3f} ({run.path / 'loss.png'})",
+        soft_wrap=True,
+    )
     console.print(f"result   {run.result}", soft_wrap=True)
     if run.read_json("probe.json"):
         console.print(probe_table(run))

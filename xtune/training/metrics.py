@@ -108,10 +108,14 @@ class _Lines:
 
 
 def _truncate(file: Path, step: int) -> None:
+    """Keep the lines up to a step; the last line of a killed run may be cut short."""
     if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept = []
+        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n") or json.loads(line)["step"] > step:
+                break
+            kept.append(line)
+        file.write_text("".join(kept), encoding="utf-8")
 
 
 def _peak_memory() -> int:

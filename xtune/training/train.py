@@ -100,7 +100,9 @@ def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint
     from xtune.training.sft import MicroBatches, make_trainer
 
     dataset, plan, tokenizer = preparation.dataset, preparation.plan, preparation.tokenizer
-    messages().print(f"run      {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""), soft_wrap=True)
+    messages().print(
+        f"run      {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""), soft_wrap=True
+    )
     run.write_json("data_report.json", dataset.report)
     before = _probe_before(recipe, run, model, preparation)
     batches = MicroBatches(dataset, plan, recipe.data.packing, tokenizer.pad_token_id)
