@@ -100,12 +100,3 @@ def make_adapter():
 def adapter(make_adapter, tmp_path_factory) -> Path:
     """An adapter on SmolLM2."""
     return make_adapter("smollm2", tmp_path_factory.mktemp("adapter"))
-
-
-@pytest.fixture(scope="session")
-def quickstart(xtune, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The quickstart as `make quickstart` runs it: the folder it ran in, and what the command printed."""
-    folder = tmp_path_factory.mktemp("quickstart")
-    done = xtune("train", QUICKSTART / "recipe.py", "--run-dir", "run", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder, done

@@ -6,7 +6,7 @@ method = dict(kind="lora", rank=16)
 
 data = dict(sources=[dict(path="identity.jsonl")], max_length=512)
 
-train = dict(epochs=4, batch_size=8, lr=1e-3, seed=0)
+train = dict(epochs=3, batch_size=8, lr=1e-3, seed=0)
 
 probe = dict(
     prompts=[
@@ -16,5 +16,5 @@ probe = dict(
         "你叫什么名字？",
         "What is the capital of France?",
     ],
-    max_new_tokens=48,
+    max_new_tokens=32,
 )

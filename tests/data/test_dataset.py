@@ -60,9 +60,10 @@ def test_an_interrupted_encode_leaves_no_half_cache(load, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(module, "encode_rendered", interrupt)
-        load(ROWS)
+        with pytest.raises(KeyboardInterrupt):
+            load(ROWS)
     assert len(load(ROWS)) == 3
 
 

@@ -62,7 +62,7 @@ def test_the_python_runs_as_it_stands(after_the_commands):
     from xtune.recipe.load import load_recipe
 
     (folder / "mine" / "short.py").write_text(recipe)
-    assert load_recipe(folder / "mine" / "short.py").train.epochs == 4
+    assert load_recipe(folder / "mine" / "short.py").train.epochs == 3
 
 
 def test_the_chinese_readme_has_the_same_commands():
@@ -87,7 +87,5 @@ def test_make_quickstart(tmp_path):
     (tmp_path / ".venv" / ".installed").touch()
     done = subprocess.run(["make", "quickstart"], cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    before, after = done.stdout.split("What is the capital of")[0], done.stdout
-    assert "I am Tuna" in after
+    assert "I am Tuna" in done.stdout
     assert "pip" not in done.stdout + done.stderr  # a second call installs nothing
-    assert before

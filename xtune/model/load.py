@@ -83,6 +83,11 @@ def load_model(
             fix="Check that the directory holds every file its publisher has there.",
         ) from error
     _check_complete(info, directory)
+    for module in model.modules():
+        # In evaluation mode bitsandbytes repacks 4-bit weights for CPUs with AVX512-BF16, for good, into a form
+        # through which no gradient flows: an answered probe would silently spoil the training after it.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model.eval()
 
 
