@@ -1,5 +1,7 @@
 """Teach SmolLM2 who it is: 80 questions and answers, LoRA, a few minutes on two cores."""
 
+name = "quickstart"
+
 model = dict(path="smollm2")
 
 method = dict(kind="lora", rank=16)
@@ -16,5 +18,5 @@ probe = dict(
         "你叫什么名字？",
         "What is the capital of France?",
     ],
-    max_new_tokens=32,
+    max_new_tokens=48,
 )

@@ -72,7 +72,8 @@ def generate(
     thread = Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield from streamer
+        for piece in streamer:
+            yield piece.rstrip("\ufffd")  # the rest of a character that the last token left unfinished
     finally:
         cancelled.set()
         thread.join()
