@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from xtune.cli.main import main
+
 RECIPE = """
 model = dict(path={model!r}, template="smollm2")
 method = dict(kind="lora")
@@ -20,19 +22,21 @@ ROWS = [
 
 
 @pytest.fixture
-def refused(tmp_path, xtune, tiny_model, monkeypatch):
+def refused(tmp_path, tiny_model, monkeypatch, capsys):
     """refused(code, rows=…, model=…) trains and returns the error, having checked its form and exit code."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
 
     def refused(code, rows=ROWS, model=tiny_model, data="rows.jsonl", args=(), steps=3) -> str:
         if rows is not None:
             text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / "rows.jsonl").write_text(text)
         (tmp_path / "r.py").write_text(RECIPE.format(model=str(model), data=data, steps=steps))
-        done = xtune("train", "r.py", "--run-dir", "run", *args, cwd=tmp_path)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        error = done.stderr[done.stderr.index("error: ") :]
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "r.py", "--run-dir", "run", *args])
+        told = capsys.readouterr().err
+        assert ended.value.code == code, told
+        assert "Traceback" not in told
+        error = told[told.index("error: ") :]
         assert "fix: " in error
         return error
 

@@ -35,7 +35,10 @@ def test_qlora_has_the_gradients_of_lora_on_the_same_weights(tiny_model, tokeniz
 
     from xtune.chat.generate import generate
 
-    quantised, plain = load_model(tiny_model, bits=4, dtype="float32"), load_model(tiny_model, dtype="float32")
+    quantised, plain = (
+        load_model(tiny_model, bits=4, dtype="float32"),
+        load_model(tiny_model, dtype="float32"),
+    )
     layers = dict(plain.named_modules())
     for name, module in quantised.named_modules():
         if type(module).__name__ == "Linear4bit":

@@ -83,9 +83,9 @@ def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
 
 def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
     """Continue a run from its newest whole checkpoint, or from the start where it has none."""
+    run = open_run(Path(run_dir))
     from xtune.training.checkpoints import newest_checkpoint, remove_partial
 
-    run = open_run(Path(run_dir))
     recipe = load_recipe(run.recipe_file, overrides or {})
     preparation = prepare(recipe)
     messages().print(describe(recipe, preparation), soft_wrap=True)

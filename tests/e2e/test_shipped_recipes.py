@@ -1,0 +1,20 @@
+"""Every shipped recipe, copied and run as it is, on the real model."""
+
+import json
+
+import pytest
+
+from xtune.recipe.catalog import shipped_recipes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_copy_trains_and_answers(name, tmp_path, xtune):
+    assert xtune("recipes", "copy", name, "mine", cwd=tmp_path).returncode == 0
+    done = xtune("train", f"mine/{name}.py", "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    probes = json.loads((tmp_path / "run" / "probe.json").read_text())
+    assert "Tuna" in probes[0]["after"]
+    assert "Tuna" not in probes[0]["before"]
+    done = xtune("chat", "run", "--prompt", "What is your name?", cwd=tmp_path)
+    assert "Tuna" in done.stdout, done.stderr
