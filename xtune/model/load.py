@@ -73,7 +73,7 @@ def load_model(
             raise ResourceError(
                 f"The model does not fit into the memory of {device}.",
                 where=str(directory),
-                fix='Use method.kind = "qlora" (a quarter of the memory), or a smaller model.',
+                fix='Use a smaller model; to train, method.kind = "qlora" takes a quarter of the memory.',
             ) from error
         if not isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
             raise
