@@ -96,27 +96,22 @@ def test_packed_and_padded_give_each_sample_the_same_loss(model, tokenizer):
     assert padded == pytest.approx(alone, abs=1e-5)
 
 
-@pytest.mark.parametrize("packing", [True, False])
-def test_accumulation_does_not_change_training(tmp_path, packing):
+# Padded rows with plain attention: torch's fused CPU kernel rounds a row otherwise beside others than alone, which
+# AdamW turns into up to 3e-5 in one or two of 4.9 million weights. That is the kernel's, not accumulation's.
+@pytest.mark.parametrize(("packing", "attention"), [(True, "auto"), (False, "eager")])
+def test_accumulation_does_not_change_training(tmp_path, packing, attention):
     # At a usual learning rate: AdamW moves a weight by lr whatever its gradient's size, so that rounding in a
     # gradient near 0 shows in proportion to lr.
-    runs = [
-        train(
-            recipe("smollm2", packing=packing, steps=2, micro_batch_size=micro, lr=1e-4),
-            run_dir=tmp_path / str(micro),
+    runs = []
+    for micro in (8, 1):
+        options = recipe("smollm2", packing=packing, steps=2, micro_batch_size=micro, lr=1e-4)
+        options = options.model_copy(
+            update={"model": options.model.model_copy(update={"attention": attention})}
         )
-        for micro in (8, 1)
-    ]
+        runs.append(train(options, run_dir=tmp_path / str(micro)))
     whole, parts = (run.metrics() for run in runs)
     assert [line["loss"] for line in parts] == pytest.approx([line["loss"] for line in whole], abs=1e-5)
-    one, other = map(weights, runs)
-    if packing:
-        assert largest_difference(one, other) < 1e-5
-    else:
-        # With padding, attention takes another kernel for many rows than for one. Its rounding reaches single
-        # weights whose gradient is as small as AdamW's epsilon: fewer than one in a million.
-        apart = sum(int(((one[name] - other[name]).abs() > 1e-5).sum()) for name in one)
-        assert apart / sum(tensor.numel() for tensor in one.values()) < 1e-6
+    assert largest_difference(*map(weights, runs)) < 1e-5
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
