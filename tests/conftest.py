@@ -1,4 +1,4 @@
-"""What many tests use: the real small model, the command line as a process, and one finished quickstart run."""
+"""What many tests use: the command line as a process, the real small model, a tiny one, and adapters on them."""
 
 from __future__ import annotations
 

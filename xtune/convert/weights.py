@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections import Counter
 from pathlib import Path
 
 from xtune.families import read_config
+from xtune.model.safetensors_header import read_header
 
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one weight, by type."""
@@ -29,11 +28,8 @@ def dtype_on_disk(directory: Path) -> str:
         return named
     elements: Counter[str] = Counter()
     for file in directory.glob("*.safetensors"):
-        with open(file, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        for tensor in header.values():
+        tensors, _ = read_header(file)
+        for tensor in tensors.values():
             elements[tensor["dtype"]] += math.prod(tensor["shape"])
     known = [name for name, _ in elements.most_common() if name in _TYPES]
     return _TYPES[known[0]] if known else "float32"

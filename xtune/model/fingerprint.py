@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from pathlib import Path
+
+from xtune.model.safetensors_header import read_header
 
 _SAMPLE = 4096  # bytes read at the start and in the middle of each tensor
 
@@ -18,15 +18,13 @@ def fingerprint(directory: Path) -> str:
     """
     tensors: dict[str, bytes] = {}
     for file in sorted(directory.glob("*.safetensors")):
+        header, data = read_header(file)
         with open(file, "rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(size))
-            header.pop("__metadata__", None)
             for name, tensor in header.items():
                 begin, end = tensor["data_offsets"]
                 digest = hashlib.sha256(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
                 for place in (begin, (begin + end) // 2):
-                    stream.seek(8 + size + place)
+                    stream.seek(data + place)
                     digest.update(stream.read(min(_SAMPLE, end - place)))
                 tensors[name] = digest.digest()
     for file in sorted(directory.glob("*.bin")):
