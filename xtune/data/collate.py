@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xtune.data.encode import Encoded
+from xtune.data.encode import NO_LABEL, Encoded
 
 if TYPE_CHECKING:
     import torch
-
-NO_LABEL = -100
 
 
 def collate(samples: Sequence[Encoded], *, packing: bool, pad_id: int) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def collate(samples: Sequence[Encoded], *, packing: bool, pad_id: int) -> dict[s
 
 
 def _labels(sample: Encoded) -> np.ndarray:
-    labels = np.where(sample.loss_mask, sample.input_ids, NO_LABEL)
+    labels = np.array(sample.labels)
     labels[0] = NO_LABEL
     return labels
 

@@ -1,6 +1,6 @@
 """The encoded data set: all samples of a recipe as token ids, made once and kept by content.
 
-On disk a data set is one flat array of ids, one of loss marks and the offsets between samples, mapped into
+On disk a data set is one flat array of ids, one of labels and the offsets between samples, mapped into
 memory rather than read. Its directory is named by a hash of all it depends on: file contents, formats,
 template, tokenizer, options and the code that made it. Changing the learning rate encodes nothing again;
 touching a row does.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xtune.data.encode import Encoded, encode_rendered
+from xtune.data.encode import NO_LABEL, Encoded, encode_rendered
 from xtune.data.read import read_source
 from xtune.data.report import DataReport
 from xtune.errors import DataError
@@ -40,7 +40,7 @@ class Dataset:
     """Encoded samples; `dataset[i]` is the i-th as Encoded.
 
     input_ids   int32 [all tokens], samples one after another
-    loss_mask   bool [all tokens]
+    labels      int32 [all tokens], as in Encoded
     offsets     int64 [samples + 1]: sample i is input_ids[offsets[i]:offsets[i + 1]]
     sources     file:line of each sample
     report      DataReport.to_dict() of the reading and encoding
@@ -48,7 +48,7 @@ class Dataset:
     """
 
     input_ids: np.ndarray
-    loss_mask: np.ndarray
+    labels: np.ndarray
     offsets: np.ndarray
     sources: list[str]
     report: dict[str, Any]
@@ -59,7 +59,7 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Encoded:
         span = slice(self.offsets[index], self.offsets[index + 1])
-        return Encoded(self.input_ids[span], self.loss_mask[span])
+        return Encoded(self.input_ids[span], self.labels[span])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -69,7 +69,7 @@ class Dataset:
     @property
     def loss_lengths(self) -> np.ndarray:
         """Tokens with loss of each sample, int64 [samples]."""
-        return np.add.reduceat(self.loss_mask, self.offsets[:-1], dtype=np.int64)
+        return np.add.reduceat(self.labels != NO_LABEL, self.offsets[:-1], dtype=np.int64)
 
 
 def load_dataset(data: Data, tokenizer: PreTrainedTokenizerFast, template: Template) -> Dataset:
@@ -84,22 +84,21 @@ def load_dataset(data: Data, tokenizer: PreTrainedTokenizerFast, template: Templ
             _encode_into(work, data, tokenizer, template)
     about = json.loads((directory / "about.json").read_text(encoding="utf-8"))
     arrays = {
-        name: np.load(directory / f"{name}.npy", mmap_mode="r")
-        for name in ("input_ids", "loss_mask", "offsets")
+        name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("input_ids", "labels", "offsets")
     }
     return Dataset(**arrays, **about)
 
 
 def _encode_into(directory: Path, data: Data, tokenizer, template: Template) -> None:
     reports = [DataReport() for _ in data.sources]
-    ids, masks, sources = [], [], []
+    ids, labels, sources = [], [], []
     for source, report in zip(data.sources, reports, strict=True):
         samples = read_source(source, report)
         while chunk := list(islice(samples, _CHUNK)):
             for encoded, sample in _encode_chunk(chunk, tokenizer, template, report):
                 if _keep(encoded, sample, data, report):
                     ids.append(encoded.input_ids)
-                    masks.append(encoded.loss_mask)
+                    labels.append(encoded.labels)
                     sources.append(sample.source)
     report = sum(reports, DataReport())
     if not sources:
@@ -109,7 +108,7 @@ def _encode_into(directory: Path, data: Data, tokenizer, template: Template) -> 
             fix="Raise data.max_length, or put the records right.",
         )
     np.save(directory / "input_ids.npy", np.concatenate(ids))
-    np.save(directory / "loss_mask.npy", np.concatenate(masks))
+    np.save(directory / "labels.npy", np.concatenate(labels))
     np.save(directory / "offsets.npy", np.cumsum([0, *map(len, ids)], dtype=np.int64))
     about = {"sources": sources, "report": report.to_dict(), "summary": str(report)}
     (directory / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")

@@ -13,10 +13,10 @@ at inference: the model learns from exactly the ids it will be given.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,17 +30,26 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+NO_LABEL = -100
+"""The label where there is no loss, as PyTorch's cross entropy has it."""
+
 
 @dataclass(frozen=True)
 class Encoded:
     """One conversation as the model reads it.
 
     input_ids   int32 [tokens]
-    loss_mask   bool [tokens]: True where the model learns to write this token
+    labels      int32 [tokens]: what the model learns to write at this place, NO_LABEL where nothing. Nearly
+                always the token itself; Baichuan has the stop token as the label of the next role token
     """
 
     input_ids: np.ndarray
-    loss_mask: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def loss_mask(self) -> np.ndarray:
+        """bool [tokens]: True where the model learns."""
+        return self.labels != NO_LABEL
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -72,60 +81,110 @@ def encode_rendered(
     rendered: Iterable[Rendered], tokenizer: PreTrainedTokenizerFast, template: Template
 ) -> list[Encoded]:
     """Many conversations at once: the tokenizer works on all their pieces in parallel."""
-    control_ids = _control_ids(tokenizer, template)
-    cut = [_pieces(one) for one in rendered]
-    texts = [text for pieces in cut for text, is_control, _ in pieces if not is_control]
-    encodings = iter(plain_tokenizer(tokenizer).encode_batch_fast(texts, add_special_tokens=False))
+    vocabulary = _vocabulary(tokenizer)
+    control_ids = {token: vocabulary[token] for token in template.guarded_tokens if token in vocabulary}
+    labels = {control_ids.get(token): vocabulary.get(label) for token, label in template.labels.items()}
+    # what people see as text although the template has a token for it, where the tokenizer has none
+    as_text = set(template.optional_tokens) - set(control_ids)
+    cut = [_pieces(one, as_text) for one in rendered]
+    _check_known(cut, control_ids, template)
+    encoded = {}
+    for continues in (False, True):
+        texts = list({piece.text for pieces in cut for piece in pieces if piece.continues is continues})
+        plain = plain_tokenizer(tokenizer, continues=continues)
+        for text, encoding in zip(
+            texts, plain.encode_batch_fast(texts, add_special_tokens=False), strict=True
+        ):
+            encoded[text, continues] = encoding.ids
     results = []
     for pieces in cut:
         ids: list[int] = []
-        mask: list[bool] = []
-        for text, is_control, learnt in pieces:
-            new = [control_ids[text]] if is_control else next(encodings).ids
+        learnt: list[int] = []
+        for piece in pieces:
+            if piece.continues is None:
+                new = [control_ids[piece.text]]
+                as_label = [labels.get(new[0], new[0])]
+            else:
+                new = as_label = encoded[piece.text, piece.continues]
             ids += new
-            mask += [learnt] * len(new)
-        results.append(Encoded(np.array(ids, dtype=np.int32), np.array(mask, dtype=bool)))
+            learnt += as_label if piece.learnt else [NO_LABEL] * len(new)
+        results.append(Encoded(np.array(ids, dtype=np.int32), np.array(learnt, dtype=np.int32)))
     return results
 
 
-def _pieces(rendered: Rendered) -> list[tuple[str, bool, bool]]:
-    """(text, is a control token, carries loss), in order; nothing empty."""
-    controls, learnt = set(rendered.control_spans), rendered.loss_spans
-    cuts = sorted({0, len(rendered.text), *(end for span in (*controls, *learnt) for end in span)})
+class _Piece(NamedTuple):
+    """What is encoded at once. `continues`: None for a control token; True where text goes on from the piece
+    before, so that no space is put in front; False where the publisher's code starts to encode."""
+
+    text: str
+    continues: bool | None
+    learnt: bool
+
+
+def _pieces(rendered: Rendered, as_text: Set[str]) -> list[_Piece]:
+    """The conversation in pieces, in order; nothing empty."""
+    controls = {span for span in rendered.control_spans if rendered.text[slice(*span)] not in as_text}
+    learnt, fresh = rendered.loss_spans, {0, *rendered.cuts, *(end for _, end in controls)}
+    cuts = sorted({len(rendered.text), *fresh, *(end for span in (*controls, *learnt) for end in span)})
     pieces, position = [], 0
     for start, end in pairwise(cuts):
         while position < len(learnt) and learnt[position][1] <= start:
             position += 1
         with_loss = position < len(learnt) and learnt[position][0] <= start
-        pieces.append((rendered.text[start:end], (start, end) in controls, with_loss))
+        continues = None if (start, end) in controls else start not in fresh
+        pieces.append(_Piece(rendered.text[start:end], continues, with_loss))
     return pieces
 
 
-def _control_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> dict[str, int]:
-    vocabulary = _vocabulary(tokenizer)
-    missing = [token for token in template.control_tokens if token not in vocabulary]
+def _check_known(cut: list[list[_Piece]], control_ids: Mapping[str, int], template: Template) -> None:
+    written = {piece.text for pieces in cut for piece in pieces if piece.continues is None}
+    missing = sorted(written - set(control_ids))
     if missing:
         raise UsageError(
             f"The tokenizer has no token {', '.join(missing)}, which the chat template {template.name} writes.",
             where="model.template",
             fix="Use the template this model was trained with.",
         )
-    return {token: vocabulary[token] for token in template.control_tokens}
 
 
-_PLAIN: WeakKeyDictionary[Any, Tokenizer] = WeakKeyDictionary()
+_PLAIN: WeakKeyDictionary[Any, tuple[Tokenizer, Tokenizer]] = WeakKeyDictionary()
 _VOCABULARY: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 
 
-def plain_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """The same tokenizer without its added tokens: to it, `<|im_end|>` is ten ordinary characters."""
+def plain_tokenizer(tokenizer: PreTrainedTokenizerFast, *, continues: bool = False) -> Tokenizer:
+    """The same tokenizer without its added tokens: to it, `<|im_end|>` is ten ordinary characters.
+
+    continues   for text that goes on from other text: without the space that sentencepiece models put first
+    """
     if tokenizer not in _PLAIN:
         from tokenizers import Tokenizer
 
         description = json.loads(tokenizer.backend_tokenizer.to_str())
         description.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-        _PLAIN[tokenizer] = Tokenizer.from_str(json.dumps(description))
-    return _PLAIN[tokenizer]
+        first = Tokenizer.from_str(json.dumps(description))
+        _PLAIN[tokenizer] = first, Tokenizer.from_str(json.dumps(_without_prefix(description)))
+    return _PLAIN[tokenizer][continues]
+
+
+def _without_prefix(step: Any) -> Any:
+    """A tokenizer's description in which no step puts a space in front of the text."""
+    if isinstance(step, list):
+        return [_without_prefix(part) for part in step if not _prepends(part)]
+    if not isinstance(step, dict):
+        return step
+    if step.get("type") == "Metaspace":
+        return {**step, "prepend_scheme": "never"}
+    if step.get("type") == "ByteLevel":
+        return {**step, "add_prefix_space": False}
+    parts = ("normalizer", "pre_tokenizer", "normalizers", "pretokenizers")
+    changed = {
+        key: None if _prepends(step[key]) else _without_prefix(step[key]) for key in parts if key in step
+    }
+    return {**step, **changed}
+
+
+def _prepends(step: Any) -> bool:
+    return isinstance(step, dict) and step.get("type") == "Prepend"
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

@@ -1,11 +1,12 @@
 """The one renderer: messages to text, with the spans that carry loss and those that are control tokens.
 
-Training, chat and export all come through here, so a model never sees two formats. Two things happen that
-a plain Jinja rendering does not do, both with invisible markers that are taken out again at the end:
+Training, chat and export all come through here, so a model never sees two formats. Three things happen that
+a plain Jinja rendering does not do, all with invisible markers that are taken out again at the end:
 
     what people say    "hi <|im_end|> there"   ->  a marker inside breaks the token, so only the
                                                    template's own <|im_end|> are found afterwards
     {% generation %}   "Hello!<|im_end|>"      ->  a marker before and after gives the span with loss
+    {{ cut }}          "\n" | "Hello!"         ->  a marker where the publisher's code encodes afresh
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -24,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from xtune.errors import DataError, UsageError
 from xtune.messages import Message
-from xtune.templates.template import Template, find_template
+from xtune.templates.template import Template, find_template, with_variables
 
 # Noncharacters: Unicode keeps these 32 for use inside a program, so no text has a reason to hold one.
 _MARKERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -37,11 +38,13 @@ class Rendered:
     text           the whole conversation
     loss_spans     (start, end) character offsets of what the model must learn to write, in order
     control_spans  (start, end) of the control tokens that the template, not a person, wrote
+    cuts           offsets at which the publisher's code starts to encode afresh (`{{ cut }}` in a template)
     """
 
     text: str
     loss_spans: list[tuple[int, int]]
     control_spans: list[tuple[int, int]]
+    cuts: list[int] = field(default_factory=list)
 
 
 def render(
@@ -54,16 +57,19 @@ def render(
 ) -> Rendered:
     """Messages (Message or OpenAI-style dicts) as the text a model reads, in the given chat format.
 
-    `variables` reach the template by name. Raises UsageError for an unknown or faulty template, DataError
-    where the format cannot express the conversation.
+    `variables` reach the template by name, such as enable_thinking or date_string. Raises UsageError for an
+    unknown or faulty template or a variable that it does not have, DataError where the format cannot express
+    the conversation.
     """
     if isinstance(template, str):
         template = find_template(template)
+    if variables:
+        template = with_variables(template, variables)
     dicts = [_as_dict(message) for message in messages]
     written = json.dumps([dicts, list(tools or [])], ensure_ascii=False)
-    breaker, start, end = _unused_markers(written)
-    if template.control_tokens and any(token in written for token in template.control_tokens):
-        defuse = _defuser(template.control_tokens, breaker)
+    breaker, start, end, cut = _unused_markers(written)
+    if any(token in written for token in template.guarded_tokens):
+        defuse = _defuser(template.guarded_tokens, breaker)
         dicts, tools = defuse(dicts), defuse(list(tools or []))
     compiled = _compile(template.source)
     try:
@@ -72,15 +78,16 @@ def render(
             tools=list(tools) if tools else None,
             add_generation_prompt=add_generation_prompt,
             generation_markers=(start, end),
-            **variables,
+            cut=cut,
+            **template.variables,
         )
     except jinja2.TemplateError as error:
         raise DataError(
             f"The chat template {template.name} cannot render this conversation: {error}",
             fix="Change the conversation, or set model.template.",
         ) from None
-    text, loss_spans, breaks = _take_out(marked, breaker, start, end)
-    control_spans = _control_spans(text, template.control_tokens, breaks)
+    text, loss_spans, breaks, cuts = _take_out(marked, breaker, start, end, cut)
+    control_spans = _control_spans(text, template.guarded_tokens, breaks)
     answers = [message for message in dicts if message["role"] == "assistant"]
     unwanted = [not message.get("loss", True) for message in answers]
     if any(unwanted):
@@ -91,7 +98,7 @@ def render(
                 fix="Remove `loss: false` from the data, or use another template.",
             )
         loss_spans = [span for span, skip in zip(loss_spans, unwanted, strict=True) if not skip]
-    return Rendered(text, loss_spans, control_spans)
+    return Rendered(text, loss_spans, control_spans, cuts)
 
 
 def _as_dict(message: Message | Mapping[str, Any]) -> dict[str, Any]:
@@ -111,9 +118,11 @@ def _as_dict(message: Message | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unused_markers(written: str) -> list[str]:
-    unused = [marker for marker in _MARKERS if marker not in written][:3]
-    if len(unused) < 3:
-        raise DataError("The text holds all 32 Unicode noncharacters U+FDD0 to U+FDEF.", fix="Remove them.")
+    unused = [marker for marker in _MARKERS if marker not in written][:4]
+    if len(unused) < 4:
+        raise DataError(
+            "The text holds nearly all 32 Unicode noncharacters U+FDD0 to U+FDEF.", fix="Remove them."
+        )
     return unused
 
 
@@ -134,12 +143,16 @@ def _defuser(control_tokens: Sequence[str], breaker: str) -> Callable[[Any], Any
     return defuse
 
 
-def _take_out(marked: str, breaker: str, start: str, end: str) -> tuple[str, list[tuple[int, int]], set[int]]:
-    """Text without markers, the spans between start and end, and the places where a token was broken."""
-    parts, spans, breaks, begin, length = [], [], set(), 0, 0
-    for part in re.split(f"([{breaker}{start}{end}])", marked):
+def _take_out(
+    marked: str, breaker: str, start: str, end: str, cut: str
+) -> tuple[str, list[tuple[int, int]], set[int], list[int]]:
+    """Text without markers, spans between start and end, places where a token was broken, and cuts."""
+    parts, spans, breaks, cuts, begin, length = [], [], set(), [], 0, 0
+    for part in re.split(f"([{breaker}{start}{end}{cut}])", marked):
         if part == breaker:
             breaks.add(length)
+        elif part == cut:
+            cuts.append(length)
         elif part == start:
             begin = length
         elif part == end:
@@ -147,7 +160,7 @@ def _take_out(marked: str, breaker: str, start: str, end: str) -> tuple[str, lis
         else:
             parts.append(part)
             length += len(part)
-    return "".join(parts), spans, breaks
+    return "".join(parts), spans, breaks, cuts
 
 
 def _control_spans(text: str, control_tokens: Sequence[str], breaks: set[int]) -> list[tuple[int, int]]:

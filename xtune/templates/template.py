@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
 from xtune.errors import UsageError
-
-# The third of xtune's lists: every format, with the tokens that steer the model and those that end a turn.
-_CONTROL_TOKENS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "chatml": (("<|im_start|>", "<|im_end|>"), ("<|im_end|>",)),
-    "smollm2": (("<|im_start|>", "<|im_end|>"), ("<|im_end|>",)),
-}
+from xtune.templates.catalog import ALIASES, TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -25,17 +22,34 @@ class Template:
     source          Jinja, with {% generation %} around what the model must learn to write
     control_tokens  tokens that only the template may write; in what people say they stay plain text
     stop_tokens     tokens that end an assistant turn
+    optional_tokens control tokens where the tokenizer has them; without them plain text, as published
+    labels          what is learnt in place of a token: {"<reserved_106>": "</s>"} where the stop token is the
+                    label at the next role token and never stands in the text
+    variables       what the format may be given besides messages and tools, with the defaults
+    tool_calls      how calls are written, by the name of a parser in tool_calls.py; None: the format has none
+    one_turn        when a conversation is trained one turn a sample, because later turns change how earlier
+                    ones are shown: "never", "reasoning" (where earlier turns have some), "always"
     """
 
     name: str
     source: str
     control_tokens: tuple[str, ...]
     stop_tokens: tuple[str, ...]
+    optional_tokens: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    tool_calls: str | None = None
+    one_turn: Literal["never", "reasoning", "always"] = "never"
+
+    @property
+    def guarded_tokens(self) -> tuple[str, ...]:
+        """All tokens that people cannot write."""
+        return self.control_tokens + self.optional_tokens
 
 
 def template_names() -> list[str]:
     """The formats shipped with xtune."""
-    return sorted(_CONTROL_TOKENS)
+    return sorted(TEMPLATES)
 
 
 @cache
@@ -48,15 +62,29 @@ def find_template(name: str) -> Template:
                 f"There is no template file {name}.", where="model.template", fix="Check the path."
             )
         return template_from_source(name, path.read_text(encoding="utf-8"))
-    if name not in _CONTROL_TOKENS:
-        near = get_close_matches(name, _CONTROL_TOKENS, n=1)
+    shipped = ALIASES.get(name, name)
+    if shipped not in TEMPLATES:
+        near = get_close_matches(name, [*TEMPLATES, *ALIASES], n=1)
         raise UsageError(
             f"There is no chat template {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
             where="model.template",
             fix=f"Use one of {', '.join(template_names())}, or a path to a .jinja file.",
         )
-    source = (Path(__file__).parent / f"{name}.jinja").read_text(encoding="utf-8")
-    return Template(name, source, *_CONTROL_TOKENS[name])
+    source = (Path(__file__).parent / f"{shipped}.jinja").read_text(encoding="utf-8")
+    return Template(shipped, source, **TEMPLATES[shipped])
+
+
+def with_variables(template: Template, variables: Mapping[str, Any]) -> Template:
+    """The template with other values for its variables. Raises UsageError for one that it does not have."""
+    unknown = [name for name in variables if name not in template.variables]
+    if unknown and template.name in TEMPLATES:  # of one from outside nobody knows what it reads
+        known = ", ".join(template.variables) or "none"
+        raise UsageError(
+            f"The chat template {template.name} has no variable {', '.join(unknown)}.",
+            where="model.template_variables",
+            fix=f"Its variables: {known}.",
+        )
+    return replace(template, variables={**template.variables, **variables})
 
 
 def template_from_source(name: str, source: str) -> Template:

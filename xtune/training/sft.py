@@ -10,8 +10,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from xtune.data.collate import NO_LABEL, collate
+from xtune.data.collate import collate
 from xtune.data.dataset import Dataset
+from xtune.data.encode import NO_LABEL
 from xtune.data.plan import Plan
 from xtune.recipe.schema import Full, Recipe
 
