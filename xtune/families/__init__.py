@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from xtune.errors import UsageError
-from xtune.families import native, smollm2
-from xtune.families.family import Family
+from xtune.families import (
+    baichuan,
+    chatglm,
+    internlm,
+    internlm2,
+    internlm3,
+    llama,
+    native,
+    qwen,
+    qwen2,
+    smollm2,
+)
+from xtune.families.family import Family, Layout, Options
 
-FAMILIES: tuple[Family, ...] = (smollm2.FAMILY, native.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    internlm.FAMILY,
+    internlm2.FAMILY,
+    internlm3.FAMILY,
+    qwen.FAMILY,
+    qwen2.FAMILY,
+    baichuan.FAMILY,
+    chatglm.FAMILY,
+    smollm2.FAMILY,
+    llama.FAMILY,
+    native.FAMILY,
+)
 
 
 def read_config(directory: Path) -> dict:
@@ -44,9 +67,40 @@ def find_family(directory: Path, name: str = "auto") -> Family:
     config = read_config(directory)
     for family in FAMILIES:
         if family.recognises(config):
+            if reason := family.refuses(config):
+                raise UsageError(
+                    f"This checkpoint cannot be loaded: {reason}.",
+                    where=str(directory / "config.json"),
+                    fix=f"Of this family xtune knows {family.title}.",
+                )
             return family
     raise UsageError(
         f"No family recognises this checkpoint (model_type {config.get('model_type')!r}, with remote code).",
         where=str(directory / "config.json"),
         fix="Known families: " + ", ".join(family.name for family in FAMILIES),
     )
+
+
+def read_layout(family: Family, directory: Path, options: Options = Options()) -> Layout | None:  # noqa: B008
+    """How to read a directory of the family; None where it is in transformers' own layout.
+
+    Raises UsageError for options that the family does not take, and a config.json that lacks what it needs.
+    """
+    for name in (field.name for field in fields(options) if getattr(options, field.name) is not None):
+        if name not in family.options:
+            raise UsageError(
+                f"model.{name} means nothing to the family {family.name}.",
+                where=f"model.{name}",
+                fix="Leave it out." if not family.options else f"It takes {', '.join(family.options)}.",
+            )
+    config = read_config(directory)
+    if family.layout is None:
+        return None
+    try:
+        return family.layout(config, options)
+    except KeyError as error:
+        raise UsageError(
+            f"config.json has no {error.args[0]}, without which a {family.name} model cannot be built.",
+            where=str(directory / "config.json"),
+            fix="Copy the file again.",
+        ) from None

@@ -4,18 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from xtune.families.layout import Fused, Rename
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+Config = dict[str, Any]
+"""A config.json."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a config.json may fail to tell; None stands for the rule that holds for all published models.
+
+    norm_head   Baichuan: the rows of the output layer are normalised
+    position    Baichuan: rotary embeddings or ALiBi
+    rope        InternLM: rotary embeddings as trained ("plain"), or stretched past the trained length
+                ("dynamic"); ChatGLM: whether rope_ratio raises the base ("plain") or divides positions ("linear")
+    """
+
+    norm_head: bool | None = None
+    position: Literal["rope", "alibi"] | None = None
+    rope: Literal["plain", "dynamic", "linear"] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a checkpoint in its publisher's layout becomes a model of transformers' own classes, and back.
+
+    name           of the layout; models and tables are registered under it
+    native_config  config of the native class
+    model_class    the class, which may be one of ours; imports torch
+    weights        the table of names: renamings, which are applied in order, and fused layers
+    ignored        regexes of tensors in the files that the model makes itself
+    stock          whether model_class computes what its class in transformers does, so that a checkpoint in
+                   native layout needs no xtune; else what is different
+    """
+
+    name: str
+    native_config: PreTrainedConfig
+    model_class: type[PreTrainedModel]
+    weights: tuple[Rename | Fused, ...] = ()
+    ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
+    stock: Literal[True] | str = True
 
 
 @dataclass(frozen=True)
 class Family:
     """Facts about a family of checkpoints.
 
-    name        what `model.family` calls it
-    recognises  whether a config.json, read as a dict, belongs to it
-    template    its chat template's name in xtune/templates; None: the checkpoint brings its own
+    name            what `model.family` calls it
+    title           the models that belong to it
+    recognises      whether a config.json belongs to it
+    template        name of the chat template that its instruct models were trained with, by what lies in the
+                    directory; None where the checkpoint's own has to say
+    layout          how to read the publisher's layout; None: it is transformers' own
+    load_tokenizer  reads the publisher's tokenizer files; None: transformers' own
+    refuses         why a checkpoint that looks like one of the family is none; None: it is one
+    options         the Options that it takes
     """
 
     name: str
-    recognises: Callable[[dict[str, Any]], bool]
-    template: str | None = None
+    title: str
+    recognises: Callable[[Config], bool]
+    template: Callable[[Config, Path], str | None]
+    layout: Callable[[Config, Options], Layout] | None = None
+    load_tokenizer: Callable[[Path], PreTrainedTokenizerFast] | None = None
+    refuses: Callable[[Config], str | None] = lambda config: None
+    options: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from xtune.families.family import Family
 
 FAMILY = Family(
     name="smollm2",
+    title="SmolLM2 135M, 360M, 1.7B",
     recognises=lambda config: config.get("model_type") == "llama" and config.get("vocab_size") == 49152,
-    template="smollm2",
+    template=lambda config, directory: "smollm2",
 )

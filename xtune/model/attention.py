@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PACKED = "xtune_packed"
+OWN = "xtune"
 
 
 def use_packed_attention(model: PreTrainedModel, attention: str = "auto") -> None:
@@ -18,27 +19,71 @@ def use_packed_attention(model: PreTrainedModel, attention: str = "auto") -> Non
     needs no mask. Left in place for inference it behaves as sdpa on unpadded input.
     """
     flash = importlib.util.find_spec("flash_attn") is not None and model.device.type == "cuda"
-    if attention == "flash_attention_2" or (attention == "auto" and flash):
+    if attention == "flash_attention_2" or (attention == "auto" and flash and not needs_own(type(model))):
         model.set_attn_implementation("flash_attention_2")
         return
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(PACKED, _packed)
+    register()
     model.set_attn_implementation(PACKED)
 
 
-def _packed(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, sample_lengths=None, **kwargs
+def needs_own(model_class: type) -> bool:
+    """Whether a model computes attention as none of transformers' functions does."""
+    return getattr(model_class, "own_attention", False)
+
+
+def register() -> None:
+    """Tell transformers of our attention by two names: PACKED makes no masks, OWN makes those of sdpa."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(PACKED, _attention)
+    AttentionInterface.register(OWN, _attention)
+    AttentionMaskInterface.register(OWN, sdpa_mask)
+
+
+def _attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    dropout=0.0,
+    sample_lengths=None,
+    alibi_slopes=None,
+    query_scale=None,
+    rotary=None,
+    **kwargs,
 ):
-    """transformers' attention interface: query [1, heads, tokens, dimension] -> [1, tokens, heads, dimension]."""
+    """transformers' attention interface: query [rows, heads, tokens, dimension] -> [rows, tokens, heads, dimension].
+
+    sample_lengths   of the samples packed in the one row; without them, sdpa
+    alibi_slopes     [heads]: biases to add in packed samples
+    query_scale      to multiply queries by, of a shape that broadcasts to theirs
+    rotary           cos and sin, [rows, keys, dimension], where queries and keys come unrotated; queries are last
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     from xtune.kernels.packed_attention import packed_attention
 
+    if rotary is not None:
+        query, key = _rotated(query, rotary), _rotated(key, rotary)
+    if query_scale is not None:
+        query = query * query_scale.to(query)
     if sample_lengths is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = packed_attention(query, key, value, sample_lengths, scale=scale, dropout=dropout)
+    output = packed_attention(
+        query, key, value, sample_lengths, scale=scale, dropout=dropout, slopes=alibi_slopes
+    )
     return output.transpose(1, 2).contiguous(), None
+
+
+def _rotated(states, rotary):
+    import torch
+
+    cos, sin = (table[:, None, -states.shape[2] :].to(states) for table in rotary)
+    half = states.shape[-1] // 2
+    return states * cos + torch.cat((-states[..., half:], states[..., :half]), dim=-1) * sin

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtune.errors import ResourceError, UsageError
-from xtune.families import find_family, read_config
+from xtune.families import find_family, read_config, read_layout
 from xtune.families.embedded import model_directory
+from xtune.families.family import Layout, Options
 from xtune.terminal import quiet_libraries
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def load_model(
     bits: int | None = None,
     attention: str = "auto",
     family: str = "auto",
+    options: Options = Options(),  # noqa: B008 (frozen)
     double_quantization: bool = True,
     device: str | None = None,
 ) -> PreTrainedModel:
@@ -32,6 +34,7 @@ def load_model(
     bits        None for full precision, 8 for LLM.int8(), 4 for NF4
     attention   "auto", "sdpa", "eager" or "flash_attention_2"
     family      "auto", or a family's name
+    options     what config.json does not tell of a family's checkpoint
     device      "cpu", "cuda:0"; None for the GPU if there is one, else the CPU
 
     Raises UsageError for a directory that is no model, or whose weights do not match its config.json to the
@@ -43,7 +46,8 @@ def load_model(
     quiet_libraries()
     directory = model_directory(str(path))
     read_config(directory)
-    find_family(directory, family)
+    found = find_family(directory, family)
+    layout = read_layout(found, directory, options)
     device = device or choose_device()
     torch_dtype = choose_dtype(dtype)
     quantization = None
@@ -58,16 +62,19 @@ def load_model(
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     elif bits is not None:
         raise UsageError(f"bits must be 4, 8 or None, not {bits!r}.", where="load_model")
+    loading = {
+        "dtype": torch_dtype,
+        "device_map": {"": device},
+        "quantization_config": quantization,
+        "attn_implementation": "sdpa" if attention == "auto" else attention,
+        "output_loading_info": True,
+        "local_files_only": True,
+    }
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=torch_dtype,
-            device_map={"": device},
-            quantization_config=quantization,
-            attn_implementation="sdpa" if attention == "auto" else attention,
-            output_loading_info=True,
-            local_files_only=True,
-        )
+        if layout:
+            model, info = _load_layout(directory, layout, loading)
+        else:
+            model, info = AutoModelForCausalLM.from_pretrained(directory, **loading)
     except Exception as error:
         if is_out_of_memory(error):
             raise ResourceError(
@@ -89,6 +96,25 @@ def load_model(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model.eval()
+
+
+def _load_layout(directory: Path, layout: Layout, loading: dict) -> tuple[PreTrainedModel, dict]:
+    from xtune.model.attention import OWN, needs_own, register
+    from xtune.model.original import load_original
+
+    special = needs_own(layout.model_class)
+    if (special or layout.native_config.to_dict().get("position") == "alibi") and loading[
+        "attn_implementation"
+    ] not in ("sdpa", "eager"):
+        raise UsageError(
+            f"This model cannot run with {loading['attn_implementation']}: {layout.stock}.",
+            where="model.attention",
+            fix='Use model.attention = "auto".',
+        )
+    if special:
+        register()
+        loading = {**loading, "attn_implementation": OWN}
+    return load_original(directory, layout, **loading)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

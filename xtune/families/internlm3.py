@@ -1,0 +1,21 @@
+"""InternLM3 (Shanghai AI Laboratory), native in transformers under its own name."""
+
+from __future__ import annotations
+
+from xtune.families.family import Config, Family, Layout, Options
+
+
+def _layout(config: Config, options: Options) -> Layout:
+    from transformers import InternLM3Config, InternLM3ForCausalLM
+
+    native = {key: value for key, value in config.items() if key not in ("auto_map", "attn_implementation")}
+    return Layout("internlm3", InternLM3Config(**native), InternLM3ForCausalLM)
+
+
+FAMILY = Family(
+    name="internlm3",
+    title="InternLM3 8B",
+    recognises=lambda config: config.get("model_type") == "internlm3",
+    template=lambda config, directory: "internlm3",
+    layout=_layout,
+)
