@@ -19,6 +19,6 @@ def load_chat(target: Target) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
     Raises UsageError where the base is not the one the adapter was trained on, or either cannot be loaded.
     """
     check_base(target)
-    tokenizer = load_tokenizer(target.tokenizer_path)
-    model = load_model(target.base)
+    tokenizer = load_tokenizer(target.tokenizer_path, family=target.options.family)
+    model = load_model(target.base, options=target.options)
     return (load_adapter(model, target.adapter) if target.adapter else model), tokenizer

@@ -31,3 +31,26 @@ def merge(run_or_adapter, out, base):
         f" (the adapter moves them by up to {merged.adapter_effect:.2g})\n"
         f"answers  to {merged.prompts} prompts, {ANSWER_TOKENS} tokens each, greedy: {agreement}"
     )
+
+
+@convert.command(epilog="Example: xtune convert export runs/my-run my-model --layout native")
+@click.argument("model")
+@click.argument("out", type=click.Path())
+@click.option(
+    "--layout", type=click.Choice(["original", "native"]), required=True, help="Which one to write."
+)
+@click.option(
+    "--base", metavar="DIR", help="The base of an adapter; or the publisher's model to be laid out as."
+)
+def export(model, out, layout, base):
+    """Write MODEL (a model, an adapter or a run) in the new directory OUT, laid out as its publisher did or as
+    Transformers does.
+
+    "original" comes with the publisher's config.json, code and tokenizer files; "native" needs no code.
+    """
+    from xtune.convert.export import export as export_model
+
+    different = export_model(model, out, layout, base=base)
+    click.echo(f"exported {out} ({layout} layout)")
+    if different:
+        click.echo(f"note     in Transformers it is not quite the same: {different}")

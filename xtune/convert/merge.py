@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from xtune.chat.generate import stop_ids
 from xtune.convert.compare import Behaviour, largest_difference, logits_of, observe
 from xtune.convert.disk import check_place, disk_errors
+from xtune.convert.layout import write_model
 from xtune.convert.standalone import write_companions
 from xtune.convert.weights import ITEMSIZE, dtype_on_disk, size_on_disk
 from xtune.data.encode import encode
 from xtune.errors import UsageError, UserError
 from xtune.families import read_config
 from xtune.families.embedded import model_directory
+from xtune.families.family import Options
 from xtune.families.tokenizer import load_tokenizer
 from xtune.home import new_directory
 from xtune.messages import Message
@@ -64,14 +66,19 @@ class Merged:
     adapter_effect: float
 
 
-def merge(adapter: str | Path, out: str | Path, *, base: str | Path | None = None) -> Merged:
+def merge(
+    adapter: str | Path, out: str | Path, *, base: str | Path | None = None, native: bool = False
+) -> Merged:
     """Merge an adapter (its directory, or that of a run) into its base model, in the new directory `out`.
 
     base    the base model, where it is not where it was at training
+    native  write transformers' layout, not the one that the base has
 
     `out` appears when all is written and checked, or not at all. Raises UsageError where there is nothing to
     merge, the base is another one or `out` exists; ResourceError where disk or memory run out.
     """
+    import torch
+
     out = Path(out).expanduser()
     target = find_target(str(adapter), base=None if base is None else str(base))
     _check_mergeable(target, str(adapter))
@@ -79,7 +86,7 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | Path | None = Non
     dtype, size = dtype_on_disk(directory), size_on_disk(directory)
     check_place(out, size)
 
-    tokenizer = load_tokenizer(target.tokenizer_path)
+    tokenizer = load_tokenizer(target.tokenizer_path, family=target.options.family)
     stops, pad = stop_ids(tokenizer, target.template), tokenizer.pad_token_id
     prompts = [
         encode(
@@ -94,10 +101,11 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | Path | None = Non
         effect = largest_difference(before.logits, logits_of(model, before.texts, pad))
     model = _merge_weights(model, target)
     with disk_errors(out), new_directory(out) as work:
-        _save(model, dtype, work)
+        write_model(model.to(getattr(torch, dtype)), directory, work, options=target.options, native=native)
         del model
-        write_companions(target, tokenizer, work)
-        after = _reload(work, device, before, prompts, stops, pad)
+        write_companions(target, tokenizer, work, native=native)
+        options = Options() if native else target.options
+        after = _reload(work, options, device, before, prompts, stops, pad)
         difference = largest_difference(before.logits, after.logits)
         if not math.isfinite(difference):
             raise UsageError(
@@ -156,7 +164,7 @@ def _device(size: int) -> str:
 
 def _load(target: Target, device: str) -> PeftModel:
     """Base and adapter side by side, in float32, with input and output embeddings apart."""
-    model = load_model(target.base, dtype="float32", device=device)
+    model = load_model(target.base, dtype="float32", device=device, options=target.options)
     _untie(model)
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -201,16 +209,7 @@ def _merge_weights(model: PeftModel, target: Target) -> PreTrainedModel:
     return merged
 
 
-def _save(model: PreTrainedModel, dtype: str, directory: Path) -> None:
-    import torch
-    from transformers import GenerationConfig
-
-    # The base's may not pass the check on saving; it is written afterwards as it is.
-    model.generation_config = GenerationConfig()
-    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size="5GB")
-
-
-def _reload(directory, device, before: Behaviour, prompts, stops, pad) -> Behaviour:
+def _reload(directory, options, device, before: Behaviour, prompts, stops, pad) -> Behaviour:
     """What the model on disk says, in float32 again: what differs comes from merging and rounding alone."""
-    model = load_model(directory, dtype="float32", device=device)
+    model = load_model(directory, dtype="float32", device=device, options=options)
     return observe(model, prompts, stops=stops, pad=pad, texts=before.texts)

@@ -1,4 +1,4 @@
-"""The files beside the weights, so that a directory loads in stock Transformers: tokenizer, template, stop ids."""
+"""The files beside the weights, so that a directory loads elsewhere: tokenizer, template, stop ids."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtune.chat.generate import stop_ids
+from xtune.convert.weights import write_json
+from xtune.families import find_family
 from xtune.families.embedded import model_directory
 from xtune.families.tokenizer import load_tokenizer
 from xtune.run.target import Target, write_note
@@ -16,50 +18,71 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _TOKENIZER_FILES = (
-    "tokenizer*",  # .json, .model, _config.json
+    "tokenizer*",  # .json, .model, _config.json, and the publisher's code
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab*",
     "merges.txt",
     "spiece.model",
+    "ice_text.model",
     "*.tiktoken",
+    "tokenization_*.py",
 )
 
 
-def write_companions(target: Target, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write tokenizer, chat template, generation_config.json and xtune.json of a model of its own."""
-    _write_tokenizer(_tokenizer_source(target, tokenizer), tokenizer, directory)
+def write_companions(
+    target: Target, tokenizer: PreTrainedTokenizerFast, directory: Path, *, native: bool = False
+) -> None:
+    """Write tokenizer, chat template, generation_config.json and xtune.json of a model of its own.
+
+    native   for transformers, which does not read publishers' own tokenizer files
+    """
+    source = _tokenizer_source(target, tokenizer)
+    if native and find_family(source, target.options.family).load_tokenizer:
+        _save_for_transformers(tokenizer, directory)
+    else:
+        _copy_tokenizer(source, directory)
     (directory / "chat_template.jinja").write_text(target.template.source, encoding="utf-8")
     file = model_directory(target.base) / "generation_config.json"
     generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     generation["eos_token_id"] = stop_ids(tokenizer, target.template)
     generation.setdefault("pad_token_id", tokenizer.pad_token_id)
-    _write_json(directory / "generation_config.json", generation)
-    write_note(directory, base=None, template=target.template)
+    write_json(directory / "generation_config.json", generation)
+    write_note(directory, base=None, template=target.template, options=target.options)
 
 
 def _tokenizer_source(target: Target, tokenizer: PreTrainedTokenizerFast) -> Path:
     """Where to copy the tokenizer from: the base, as its publisher wrote it, unless training added tokens."""
     if target.tokenizer_path == target.base:
         return model_directory(target.base)
-    same = load_tokenizer(target.base).get_vocab() == tokenizer.get_vocab()
+    same = load_tokenizer(target.base, family=target.options.family).get_vocab() == tokenizer.get_vocab()
     return model_directory(target.base if same else target.tokenizer_path)
 
 
-def _write_tokenizer(source: Path, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    settings_file = source / "tokenizer_config.json"
-    settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}
-    if not settings or "auto_map" in settings:  # nothing that stock Transformers could load as it is
-        tokenizer.save_pretrained(directory)
-        return
+def _copy_tokenizer(source: Path, directory: Path) -> None:
     for pattern in _TOKENIZER_FILES:
         for file in source.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)
     # Some programs prefer the template in here to chat_template.jinja: there must be only one.
-    if settings.pop("chat_template", None) is not None:
-        _write_json(directory / "tokenizer_config.json", settings)
+    _change_settings(directory, chat_template=None)
 
 
-def _write_json(file: Path, content: dict) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _save_for_transformers(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    tokenizer.save_pretrained(directory)
+    # the name of the class that all versions know
+    _change_settings(directory, chat_template=None, tokenizer_class="PreTrainedTokenizerFast")
+
+
+def _change_settings(directory: Path, **changes: str | None) -> None:
+    file = directory / "tokenizer_config.json"
+    if not file.is_file():
+        return
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    changed = {
+        key: value
+        for key, value in {**settings, **changes}.items()
+        if value is not None or key not in changes
+    }
+    if changed != settings:
+        write_json(file, changed)

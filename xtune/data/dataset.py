@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from xtune.data.encode import NO_LABEL, Encoded, encode_rendered
 from xtune.data.read import read_source
 from xtune.data.report import DataReport
+from xtune.data.turns import split_turns
 from xtune.errors import DataError
 from xtune.home import home, new_directory
 from xtune.messages import Sample
@@ -95,8 +96,8 @@ def _encode_into(directory: Path, data: Data, tokenizer, template: Template) -> 
     for source, report in zip(data.sources, reports, strict=True):
         samples = read_source(source, report)
         while chunk := list(islice(samples, _CHUNK)):
-            for encoded, sample in _encode_chunk(chunk, tokenizer, template, report):
-                if _keep(encoded, sample, data, report):
+            for sample, parts in _encode_chunk(chunk, tokenizer, template, report):
+                for encoded in _keep(parts, sample, data, report):
                     ids.append(encoded.input_ids)
                     labels.append(encoded.labels)
                     sources.append(sample.source)
@@ -116,33 +117,45 @@ def _encode_into(directory: Path, data: Data, tokenizer, template: Template) -> 
 
 def _encode_chunk(
     samples: list[Sample], tokenizer, template: Template, report: DataReport
-) -> Iterator[tuple[Encoded, Sample]]:
+) -> Iterator[tuple[Sample, list[Encoded]]]:
+    """Each sample with its encoding; with several where the template shows earlier turns otherwise."""
     rendered, kept = [], []
     for sample in samples:
         try:
-            rendered.append(render(sample.messages, template=template, tools=sample.tools))
-            kept.append(sample)
+            parts = [
+                render(part.messages, template=template, tools=sample.tools)
+                for part in split_turns(sample, template)
+            ]
         except DataError as error:
             report.reject(error.what, sample.source)
-    return zip(encode_rendered(rendered, tokenizer, template), kept, strict=True)
+        else:
+            rendered += parts
+            kept.append((sample, len(parts)))
+    encoded = iter(encode_rendered(rendered, tokenizer, template))
+    return ((sample, list(islice(encoded, count))) for sample, count in kept)
 
 
-def _keep(encoded: Encoded, sample: Sample, data: Data, report: DataReport) -> bool:
-    if len(encoded) > data.max_length:
-        if data.overlong == "error":
-            raise DataError(
-                f"A sample has {len(encoded)} tokens, more than data.max_length = {data.max_length}.",
-                where=sample.source,
-                fix='Raise data.max_length, or set data.overlong = "drop".',
-            )
-        report.reject(
-            f"longer than max_length ({data.max_length} tokens)", sample.source, f"{len(encoded)} tokens"
-        )
-    elif not encoded.loss_mask[1:].any():  # the first token is never predicted
-        report.reject("no token carries loss", sample.source)
-    else:
-        return True
-    return False
+def _keep(parts: list[Encoded], sample: Sample, data: Data, report: DataReport) -> list[Encoded]:
+    """Those that can be trained on; the record is rejected where none can."""
+    kept, faults = [], []
+    for encoded in parts:
+        if len(encoded) > data.max_length:
+            if data.overlong == "error":
+                raise DataError(
+                    f"A sample has {len(encoded)} tokens, more than data.max_length = {data.max_length}.",
+                    where=sample.source,
+                    fix='Raise data.max_length, or set data.overlong = "drop".',
+                )
+            faults.append((f"longer than max_length ({data.max_length} tokens)", f"{len(encoded)} tokens"))
+        elif not encoded.loss_mask[1:].any():  # the first token is never predicted
+            faults.append(("no token carries loss", ""))
+        else:
+            kept.append(encoded)
+    if not kept:
+        report.reject(faults[0][0], sample.source, faults[0][1])
+    elif faults:
+        report.repair(f"turn left out: {faults[0][0]}", sample.source)
+    return kept
 
 
 def _key(data: Data, tokenizer, template: Template) -> str:
@@ -152,7 +165,7 @@ def _key(data: Data, tokenizer, template: Template) -> str:
         digest.update(source.model_dump_json().encode())
         digest.update(_file_hash(source.path))
     options = data.model_dump(include={"max_length", "overlong"})
-    for part in (options, template.source, template.control_tokens, tokenizer.backend_tokenizer.to_str()):
+    for part in (options, asdict(template), tokenizer.backend_tokenizer.to_str()):
         digest.update(json.dumps(part).encode())
     return digest.hexdigest()[:32]
 

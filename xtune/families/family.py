@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xtune.families.layout import Fused, Rename
+from xtune.recipe.schema import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -20,15 +21,26 @@ Config = dict[str, Any]
 class Options:
     """What a config.json may fail to tell; None stands for the rule that holds for all published models.
 
+    family      name of the family, or "auto": the one that recognises config.json
     norm_head   Baichuan: the rows of the output layer are normalised
     position    Baichuan: rotary embeddings or ALiBi
     rope        InternLM: rotary embeddings as trained ("plain"), or stretched past the trained length
                 ("dynamic"); ChatGLM: whether rope_ratio raises the base ("plain") or divides positions ("linear")
     """
 
+    family: str = "auto"
     norm_head: bool | None = None
     position: Literal["rope", "alibi"] | None = None
     rope: Literal["plain", "dynamic", "linear"] | None = None
+
+    @classmethod
+    def of(cls, model: Model) -> Options:
+        """Those of a recipe's `model` section."""
+        return cls(**{field.name: getattr(model, field.name) for field in fields(cls)})
+
+    def chosen(self) -> dict[str, Any]:
+        """Those that are not left to xtune: what has to be remembered with a result."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, "auto")}
 
 
 @dataclass(frozen=True)
@@ -62,9 +74,9 @@ class Family:
     template        name of the chat template that its instruct models were trained with, by what lies in the
                     directory; None where the checkpoint's own has to say
     layout          how to read the publisher's layout; None: it is transformers' own
-    load_tokenizer  reads the publisher's tokenizer files; None: transformers' own
+    load_tokenizer  reads the publisher's tokenizer files; where it is None or returns that, transformers does
     refuses         why a checkpoint that looks like one of the family is none; None: it is one
-    options         the Options that it takes
+    options         those of Options, besides family, that it takes
     """
 
     name: str
@@ -72,6 +84,6 @@ class Family:
     recognises: Callable[[Config], bool]
     template: Callable[[Config, Path], str | None]
     layout: Callable[[Config, Options], Layout] | None = None
-    load_tokenizer: Callable[[Path], PreTrainedTokenizerFast] | None = None
+    load_tokenizer: Callable[[Path], PreTrainedTokenizerFast | None] | None = None
     refuses: Callable[[Config], str | None] = lambda config: None
     options: tuple[str, ...] = ()

@@ -56,3 +56,8 @@ class InternLMForCausalLM(LlamaForCausalLM):
         super().__init__(config)
         self.model = InternLMModel(config)
         self.post_init()
+
+    def to_stock(self) -> LlamaForCausalLM:
+        """This model as transformers has it: the same but in writing past the trained length."""
+        self.__class__ = LlamaForCausalLM
+        return self

@@ -83,3 +83,11 @@ class QwenForCausalLM(Qwen2ForCausalLM):
         super().__init__(config)
         self.model = QwenModel(config)
         self.post_init()
+
+    def to_stock(self) -> Qwen2ForCausalLM:
+        """This model as transformers has it, for texts up to the trained length."""
+        self.config.max_position_embeddings = self.config.trained_length
+        for name in ("trained_length", "dynamic_ntk", "log_n_attention"):
+            delattr(self.config, name)
+        self.__class__ = Qwen2ForCausalLM
+        return self

@@ -137,13 +137,13 @@ def unigram_backend(model: Model, written: Mapping[str, str], offset: int = 0) -
 
     others = [piece.text for piece in model.pieces if piece.kind not in (NORMAL, USER_DEFINED)]
     private = {name: chr(_PRIVATE + i) for i, name in enumerate(sorted({text[0] for text in others}))}
-    atoms = {
-        piece.text: chr(_PRIVATE + len(private) + i)
-        for i, piece in enumerate(model.pieces)
-        if piece.kind == USER_DEFINED
-    }
+    user_defined = [piece.text for piece in model.pieces if piece.kind == USER_DEFINED]
+    atoms = {text: chr(_PRIVATE + len(private) + i) for i, text in enumerate(user_defined)}
+    ordinary = {piece.text for piece in model.pieces if piece.kind == NORMAL}
     normal = [piece.score for piece in model.pieces if piece.kind == NORMAL]
     disguise = str.maketrans(private)
+    # A first character that is no ordinary piece is still encoded as its own byte, not as its disguise's.
+    atoms |= {f"<0x{ord(name):02X}>": code for name, code in private.items() if name not in ordinary}
     vocab = [(f"<image_{i}>", min(normal)) for i in range(offset)]
     for piece in model.pieces:
         if piece.kind == NORMAL:
@@ -152,7 +152,7 @@ def unigram_backend(model: Model, written: Mapping[str, str], offset: int = 0) -
             vocab.append((atoms.get(piece.text, piece.text), min(normal)))
     backend = Tokenizer(models.Unigram(vocab, offset + model.unk_id, byte_fallback=model.byte_fallback))
     # Longest first: a piece typed out is the piece too, as SentencePiece has it.
-    typed = sorted(atoms, key=len, reverse=True)
+    typed = sorted(user_defined, key=len, reverse=True)
     backend.normalizer = normalizers.Sequence(
         [normalizers.Replace(text, atoms[piece]) for text, piece in written.items()]
         + [normalizers.Replace(piece, atoms[piece]) for piece in typed]
@@ -163,7 +163,7 @@ def unigram_backend(model: Model, written: Mapping[str, str], offset: int = 0) -
     backend.decoder = decoders.Sequence(
         [decoders.Replace(code, name) for name, code in private.items()]
         + _decoders(model)
-        + [decoders.Replace(code, text_of.get(piece, piece)) for piece, code in atoms.items()]
+        + [decoders.Replace(atoms[piece], text_of.get(piece, piece)) for piece in user_defined]
     )
     return backend
 

@@ -16,6 +16,7 @@ from xtune.families.sentencepiece import (
     BPE,
     UNIGRAM,
     USER_DEFINED,
+    Model,
     bpe_backend,
     damaged,
     read_model,
@@ -49,14 +50,19 @@ def internlm2_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 
 
 def baichuan_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """Baichuan 1 and 2. The role tokens, which Baichuan 1 and 2 number alike but name differently, are always
-    `<reserved_106>` (user) and `<reserved_107>` (assistant)."""
+    """Baichuan 1 and 2. The role tokens are the pieces that generation_config.json numbers: `<reserved_102>` and
+    `<reserved_103>` in Baichuan 1, `<reserved_106>` and `<reserved_107>` in Baichuan 2.
+
+    A vocabulary that has no such names there (one cut down for a test) gets Baichuan 1's.
+    """
+    model = _read_bpe(directory / "tokenizer.model")
     generation = _read_json(directory / "generation_config.json")
-    roles = {
-        generation.get("user_token_id"): "<reserved_106>",
-        generation.get("assistant_token_id"): "<reserved_107>",
-    }
-    return _sentencepiece_bpe(directory, add_bos=True, pad=None, names={i: n for i, n in roles.items() if i})
+    names = {}
+    for key, name in (("user_token_id", "<reserved_102>"), ("assistant_token_id", "<reserved_103>")):
+        role = generation.get(key)
+        if role in range(len(model.pieces)) and not model.pieces[role].text.startswith("<reserved_"):
+            names[role] = name
+    return _sentencepiece_bpe(directory, add_bos=True, pad=None, names=names)
 
 
 def chatglm2_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
@@ -96,7 +102,7 @@ def chatglm_6b_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 
 def qwen_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """Qwen 1: NFC, single digits, 208 special tokens after the ranks. It has no `<s>`."""
-    ranks = read_ranks(directory / "qwen.tiktoken")
+    ranks = _read_all_ranks(directory / "qwen.tiktoken")
     backend = tiktoken_backend(ranks, QWEN_PATTERN, nfc=True)
     specials = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
     settings = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
@@ -106,7 +112,7 @@ def qwen_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 
 def glm4_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """GLM-4: `[gMASK]<sop>` before every text; its `tokenizer.model` is a tiktoken rank file."""
-    backend = tiktoken_backend(read_ranks(directory / "tokenizer.model"), GLM4_PATTERN, nfc=False)
+    backend = tiktoken_backend(_read_all_ranks(directory / "tokenizer.model"), GLM4_PATTERN, nfc=False)
     names = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *GLM_ROLES)
     media = ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>")
     settings = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
@@ -145,10 +151,10 @@ def _sentencepiece_bpe(
     # Where a new name is another piece's, the two swap: a name is never lost and never ambiguous.
     for i, name in list(renamed.items()):
         renamed.setdefault(id_of.get(name, i), model.pieces[i].text)
-    user_defined = [i for i, piece in enumerate(model.pieces) if piece.kind == USER_DEFINED]
     added = [
-        AddedToken(renamed.get(i, model.pieces[i].text), normalized=False, special=i in renamed)
-        for i in sorted({*user_defined, *renamed} - set(listed))
+        AddedToken(renamed.get(i, piece.text), normalized=False, special=i in renamed)
+        for i, piece in enumerate(model.pieces)
+        if piece.kind == USER_DEFINED and i not in listed
     ]
     defaults = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": pad}
     before = ["bos_token"] if settings.get("add_bos_token", add_bos) else []
@@ -239,7 +245,16 @@ def _flags(token: str | Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "normalized": False}  # the publishers look for them in the text as it is
 
 
-def _read_bpe(file: Path):
+def _read_all_ranks(file: Path) -> dict[bytes, int]:
+    """A rank file, refused if cut short: the special tokens are numbered after its last line."""
+    ranks = read_ranks(file)
+    rows = _read_json(file.parent / "config.json").get("vocab_size", 0)
+    if rows > len(ranks) + 1024:  # published models have some 300 rows for special tokens and padding
+        raise damaged(file, f"the whole list of about {rows} tokens, but {len(ranks)}")
+    return ranks
+
+
+def _read_bpe(file: Path) -> Model:
     model = read_model(file)
     if model.model_type != BPE:
         raise damaged(file, "a SentencePiece model of the kind BPE")

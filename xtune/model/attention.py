@@ -19,7 +19,8 @@ def use_packed_attention(model: PreTrainedModel, attention: str = "auto") -> Non
     needs no mask. Left in place for inference it behaves as sdpa on unpadded input.
     """
     flash = importlib.util.find_spec("flash_attn") is not None and model.device.type == "cuda"
-    if attention == "flash_attention_2" or (attention == "auto" and flash and not needs_own(type(model))):
+    flash = flash and takes_flash(type(model), model.config)
+    if attention == "flash_attention_2" or (attention == "auto" and flash):
         model.set_attn_implementation("flash_attention_2")
         return
     register()
@@ -29,6 +30,12 @@ def use_packed_attention(model: PreTrainedModel, attention: str = "auto") -> Non
 def needs_own(model_class: type) -> bool:
     """Whether a model computes attention as none of transformers' functions does."""
     return getattr(model_class, "own_attention", False)
+
+
+def takes_flash(model_class: type, config) -> bool:
+    """Whether flash attention computes what the model needs."""
+    supported = getattr(model_class, "_supports_flash_attn", False)
+    return supported and not needs_own(model_class) and getattr(config, "position", None) != "alibi"
 
 
 def register() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 from xtune.model.safetensors_header import read_header
@@ -14,7 +15,7 @@ def fingerprint(directory: Path) -> str:
     """A hash over every tensor's name, dtype and shape and 8 KiB of its data.
 
     It changes with any training (which moves all weights) and does not with how tensors are spread over
-    files. Files other than *.safetensors count by name and size.
+    files. *.bin files, which are zip archives, count by the checksums that each keeps of its contents.
     """
     tensors: dict[str, bytes] = {}
     for file in sorted(directory.glob("*.safetensors")):
@@ -28,5 +29,14 @@ def fingerprint(directory: Path) -> str:
                     digest.update(stream.read(min(_SAMPLE, end - place)))
                 tensors[name] = digest.digest()
     for file in sorted(directory.glob("*.bin")):
-        tensors[file.name] = str(file.stat().st_size).encode()
+        tensors[file.name] = _checksums(file)
     return hashlib.sha256(b"".join(tensors[name] for name in sorted(tensors))).hexdigest()[:32]
+
+
+def _checksums(file: Path) -> bytes:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = [f"{entry.filename.split('/', 1)[-1]} {entry.CRC}" for entry in archive.infolist()]
+    except zipfile.BadZipFile:  # written by a PyTorch before 1.6
+        entries = [str(file.stat().st_size)]
+    return hashlib.sha256("\n".join(entries).encode()).digest()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtune.errors import ResourceError, UsageError
-from xtune.families import find_family, read_config, read_layout
+from xtune.families import read_config, read_layout
 from xtune.families.embedded import model_directory
 from xtune.families.family import Layout, Options
 from xtune.terminal import quiet_libraries
@@ -22,7 +22,6 @@ def load_model(
     dtype: str = "auto",
     bits: int | None = None,
     attention: str = "auto",
-    family: str = "auto",
     options: Options = Options(),  # noqa: B008 (frozen)
     double_quantization: bool = True,
     device: str | None = None,
@@ -33,8 +32,7 @@ def load_model(
     dtype       of the weights: "float32", "bfloat16", "float16", or "auto" (see choose_dtype)
     bits        None for full precision, 8 for LLM.int8(), 4 for NF4
     attention   "auto", "sdpa", "eager" or "flash_attention_2"
-    family      "auto", or a family's name
-    options     what config.json does not tell of a family's checkpoint
+    options     the family, and what config.json does not tell of it
     device      "cpu", "cuda:0"; None for the GPU if there is one, else the CPU
 
     Raises UsageError for a directory that is no model, or whose weights do not match its config.json to the
@@ -46,8 +44,7 @@ def load_model(
     quiet_libraries()
     directory = model_directory(str(path))
     read_config(directory)
-    found = find_family(directory, family)
-    layout = read_layout(found, directory, options)
+    layout = read_layout(directory, options)
     device = device or choose_device()
     torch_dtype = choose_dtype(dtype)
     quantization = None
@@ -99,19 +96,18 @@ def load_model(
 
 
 def _load_layout(directory: Path, layout: Layout, loading: dict) -> tuple[PreTrainedModel, dict]:
-    from xtune.model.attention import OWN, needs_own, register
+    from xtune.model.attention import OWN, needs_own, register, takes_flash
     from xtune.model.original import load_original
 
-    special = needs_own(layout.model_class)
-    if (special or layout.native_config.to_dict().get("position") == "alibi") and loading[
-        "attn_implementation"
-    ] not in ("sdpa", "eager"):
+    if loading["attn_implementation"] == "flash_attention_2" and not takes_flash(
+        layout.model_class, layout.native_config
+    ):
         raise UsageError(
-            f"This model cannot run with {loading['attn_implementation']}: {layout.stock}.",
+            f"This model cannot run with flash attention: {layout.stock}.",
             where="model.attention",
             fix='Use model.attention = "auto".',
         )
-    if special:
+    if needs_own(layout.model_class):
         register()
         loading = {**loading, "attn_implementation": OWN}
     return load_original(directory, layout, **loading)

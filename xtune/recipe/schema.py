@@ -25,11 +25,20 @@ class Model(Section):
     family: str = "auto"
     """Model family; "auto" recognises it from config.json."""
     template: str = "auto"
-    """Chat template: a name from xtune/templates, or "auto" for the family's own."""
+    """Chat template: a name from xtune/templates, a path to a .jinja file, or "auto" for the model's own."""
+    template_variables: dict[str, bool | int | float | str | None] = {}
+    """What the chat template is given besides messages: enable_thinking (Qwen3), date_string (LLaMA 3.1) …"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the base weights; "auto" is bfloat16 where the device multiplies it fast, else float32."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel; "auto" is the fastest that keeps packed samples apart on this device."""
+    norm_head: bool | None = None
+    """Baichuan: whether the rows of the output layer are normalised. None: Baichuan2's are."""
+    position: Literal["rope", "alibi"] | None = None
+    """Baichuan: rotary embeddings or ALiBi. None: rotary where config.json has max_position_embeddings."""
+    rope: Literal["plain", "dynamic", "linear"] | None = None
+    """InternLM: "plain", or "dynamic" past the trained length. ChatGLM: rope_ratio raises the base ("plain") or
+    divides positions ("linear"). None: as config.json says, else as published."""
 
 
 class Full(Section):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
+from xtune.families.choose_template import choose_template, own_template
 from xtune.families.embedded import EMBEDDED, model_directory
-from xtune.families.tokenizer import choose_template
+from xtune.families.family import Options
 from xtune.model.fingerprint import fingerprint
 from xtune.run.directory import Run, is_run
-from xtune.templates.template import Template, find_template, template_from_source, template_names
+from xtune.templates.template import Template, find_template, template_names, with_variables
 
 NOTE = "xtune.json"
 
@@ -24,11 +25,13 @@ class Target:
     base        the base as a recipe names it: a path, or an embedded model's name
     adapter     directory of the adapter; None for a model of its own
     template    the chat template it was trained with
+    options     of the base's family, as it was trained with
     """
 
     base: str
     adapter: Path | None
     template: Template
+    options: Options = Options()  # noqa: RUF009 (frozen)
 
     @property
     def tokenizer_path(self) -> str:
@@ -45,7 +48,7 @@ def find_target(path: str, *, base: str | None = None) -> Target:
     """
     directory = Path(path).expanduser()
     if path in EMBEDDED:
-        return Target(path, None, choose_template("auto", model_directory(path)))
+        return Target(path, None, choose_template("auto", model_directory(path)).template)
     if is_run(directory):
         result = Run(directory).result
         if result is None:
@@ -70,9 +73,9 @@ def find_target(path: str, *, base: str | None = None) -> Target:
                 where=str(directory),
                 fix=f"Say where it is: xtune chat BASE --adapter {path}, or xtune convert merge {path} OUT --base BASE",
             )
-        return Target(base, directory, _template(directory, note, model_directory(base)))
+        return Target(base, directory, *_trained_with(directory, note, model_directory(base)))
     if (directory / "config.json").is_file():
-        return Target(str(directory), None, _template(directory, _read_note(directory), directory))
+        return Target(str(directory), None, *_trained_with(directory, _read_note(directory), directory))
     raise UsageError(
         f"{path} is neither a run, an adapter nor a model.",
         where=str(directory),
@@ -91,9 +94,19 @@ def check_base(target: Target) -> None:
         )
 
 
-def write_note(directory: Path, *, base: str | None, template: Template) -> None:
+def write_note(
+    directory: Path,
+    *,
+    base: str | None,
+    template: Template,
+    options: Options = Options(),  # noqa: B008 (frozen)
+) -> None:
     """Leave beside a result what PEFT and Transformers have no place for: base, its fingerprint, template."""
-    note: dict[str, str] = {"template": template.name}
+    note: dict[str, Any] = {"template": template.name}
+    if template.variables:
+        note["template_variables"] = dict(template.variables)
+    if chosen := options.chosen():
+        note["model_options"] = chosen
     if base is not None:
         path = model_directory(base)
         note["base"] = base if base in EMBEDDED else str(path.resolve())
@@ -101,7 +114,7 @@ def write_note(directory: Path, *, base: str | None, template: Template) -> None
     (directory / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_note(directory: Path) -> dict[str, str]:
+def _read_note(directory: Path) -> dict[str, Any]:
     file = directory / NOTE
     return _read_json(file) if file.is_file() else {}
 
@@ -116,13 +129,14 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _template(directory: Path, note: dict[str, str], base: Path) -> Template:
-    """The template that the note names; else the Jinja that lies beside the weights; else the base's."""
+def _trained_with(directory: Path, note: dict[str, Any], base: Path) -> tuple[Template, Options]:
+    """Template and options that the note names; else the Jinja that lies beside the weights; else the base's."""
+    options = Options(**note.get("model_options", {}))
+    variables = note.get("template_variables", {})
     if note.get("template") in template_names():
-        return find_template(note["template"])
-    own = directory / "chat_template.jinja"
-    if note and own.is_file():
-        return template_from_source(note["template"], own.read_text(encoding="utf-8"))
+        return with_variables(find_template(note["template"]), variables), options
+    if note and (own := own_template(directory)):
+        return with_variables(replace(own, name=note["template"]), variables), options
     if directory != base:
-        return _template(base, _read_note(base), base)
-    return choose_template("auto", base)
+        return _trained_with(base, _read_note(base), base)[0], options
+    return choose_template("auto", base, family=options.family).template, options

@@ -26,6 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from xtune.errors import DataError, UsageError
 from xtune.messages import Message
 from xtune.templates.template import Template, find_template, with_variables
+from xtune.templates.tool_calls import keywords
 
 # Noncharacters: Unicode keeps these 32 for use inside a program, so no text has a reason to hold one.
 _MARKERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -66,6 +67,8 @@ def render(
     if variables:
         template = with_variables(template, variables)
     dicts = [_as_dict(message) for message in messages]
+    if "<think>" in template.guarded_tokens:
+        dicts = [_with_reasoning_apart(message) for message in dicts]
     written = json.dumps([dicts, list(tools or [])], ensure_ascii=False)
     breaker, start, end, cut = _unused_markers(written)
     if any(token in written for token in template.guarded_tokens):
@@ -104,7 +107,10 @@ def render(
 def _as_dict(message: Message | Mapping[str, Any]) -> dict[str, Any]:
     """A message as published templates expect it."""
     if not isinstance(message, Message):
-        return dict(message)
+        given = {key: value for key, value in message.items() if value is not None}
+        if "tool_calls" in given:
+            given["tool_calls"] = [_as_call(call) for call in given["tool_calls"]]
+        return {"content": "", **given}
     fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning is not None:
         fields["reasoning_content"] = message.reasoning
@@ -115,6 +121,32 @@ def _as_dict(message: Message | Mapping[str, Any]) -> dict[str, Any]:
     if not message.loss:
         fields["loss"] = False
     return fields
+
+
+def _as_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call with its arguments as an object, which OpenAI's own form has as JSON text."""
+    function = dict(call.get("function", call))
+    if isinstance(function.get("arguments"), str):
+        try:
+            function["arguments"] = json.loads(function["arguments"] or "{}")
+        except ValueError as error:
+            raise DataError(
+                f"The arguments of a call of {function.get('name')} are no JSON: {error}"
+            ) from None
+    return {"type": "function", "function": function}
+
+
+def _with_reasoning_apart(message: dict[str, Any]) -> dict[str, Any]:
+    """An answer that holds its own thinking, split as Qwen3's and DeepSeek-R1's published templates do it.
+
+    Only where nothing would be lost: no words before the thinking, and one block of it.
+    """
+    head, closed, content = message["content"].partition("</think>")
+    before, _, inside = head.rpartition("<think>")
+    lossy = before.strip() or "<think>" in content or "</think>" in content
+    if message["role"] != "assistant" or "reasoning_content" in message or not closed or lossy:
+        return message
+    return {**message, "reasoning_content": inside.strip("\n"), "content": content.lstrip("\n")}
 
 
 def _unused_markers(written: str) -> list[str]:
@@ -135,7 +167,7 @@ def _defuser(control_tokens: Sequence[str], breaker: str) -> Callable[[Any], Any
         if isinstance(value, str):
             return pattern.sub(lambda match: match[0][0] + breaker + match[0][1:], value)
         if isinstance(value, Mapping):
-            return {key: item if key == "role" else defuse(item) for key, item in value.items()}
+            return {defuse(key): item if key == "role" else defuse(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [defuse(item) for item in value]
         return value
@@ -196,6 +228,7 @@ def _compile(source: str) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _tojson
+    environment.filters["keywords"] = keywords
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xtune.errors import UsageError
+from xtune.messages import ROLES
 from xtune.templates.catalog import ALIASES, TEMPLATES
 
 
@@ -87,9 +88,26 @@ def with_variables(template: Template, variables: Mapping[str, Any]) -> Template
     return replace(template, variables={**template.variables, **variables})
 
 
-def template_from_source(name: str, source: str) -> Template:
-    """A template from outside (a user's file, a checkpoint's own): its control tokens are read off the source."""
-    control = tuple(dict.fromkeys(re.findall(r"<\|[^|<>\s]+\|>|</?s>", source)))
-    learnt = re.findall(r"{%-?\s*generation\s*-?%}(.*?){%-?\s*endgeneration\s*-?%}", source, re.S)
-    stops = tuple(token for token in control if any(token in block for block in learnt))
-    return Template(name, source, control, stops)
+# What is likely a control token; whether it is one, the tokenizer tells.
+_CONTROL = re.compile(
+    r"<\|[^|<>{}\s'\"]+\|>|<｜[^｜<>\s]+｜>|</?s>|<(?:bos|eos|pad|unk|sop|eop|eoh|eoa)>|<[a-z]+_of_[a-z]+>"
+    r"|\[[gs]?MASK\]|\[/?[A-Z][A-Z_]+\]"
+)
+_BY_ROLE = tuple(f"<|{role}|>" for role in (*ROLES, "observation"))
+
+
+def template_from_source(name: str, source: str, tokens: Mapping[str, str] | None = None) -> Template:
+    """A template from outside (a user's file, a checkpoint's own): its control tokens are read off the source.
+
+    tokens   those that it knows by the name of a variable: {"bos_token": "<s>", "eos_token": "</s>"}
+    """
+    tokens = dict(tokens or {})
+    named = dict.fromkeys([*_CONTROL.findall(source), *tokens.values()])
+    if re.search(r"<\|['\"{]", source):  # "<|" + message["role"] + "|>"
+        named |= dict.fromkeys(_BY_ROLE)
+    learnt = "".join(re.findall(r"{%-?\s*generation\s*-?%}(.*?){%-?\s*endgeneration\s*-?%}", source, re.S))
+    # Only stop tokens must be known to the tokenizer: `<|user|>` is a token of Phi-3, but not of Zephyr.
+    by_variable = {token for variable, token in tokens.items() if variable in learnt}
+    stops = tuple(token for token in named if token in learnt or token in by_variable)
+    others = tuple(token for token in named if token not in stops)
+    return Template(name, source, stops, stops, optional_tokens=others, variables=tokens)

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xtune.convert.layout import write_model
+from xtune.convert.standalone import write_companions
 from xtune.data.dataset import Dataset, load_dataset
 from xtune.data.plan import Plan, make_plan
 from xtune.errors import ResourceError
+from xtune.families.choose_template import Choice, choose_template
 from xtune.families.embedded import model_directory
-from xtune.families.tokenizer import choose_template, load_tokenizer
+from xtune.families.family import Options
+from xtune.families.tokenizer import load_tokenizer
 from xtune.home import is_disk_full, new_directory
 from xtune.recipe.load import load_recipe
 from xtune.recipe.schema import Full, Qlora, Recipe
 from xtune.run.curve import draw_loss
 from xtune.run.directory import Run, create_run, new_run_path, open_run
-from xtune.run.target import write_note
+from xtune.run.target import Target, write_note
 from xtune.templates.template import Template
 from xtune.terminal import messages, quiet_libraries
 
@@ -31,19 +35,29 @@ class Preparation:
     """All that a run needs besides the weights."""
 
     tokenizer: PreTrainedTokenizerFast
-    template: Template
+    choice: Choice
     dataset: Dataset
     plan: Plan
+
+    @property
+    def template(self) -> Template:
+        """The chat template."""
+        return self.choice.template
 
 
 def prepare(recipe: Recipe) -> Preparation:
     """Tokenizer, template, encoded data and plan of a recipe. Raises UsageError and DataError."""
     quiet_libraries()
-    tokenizer = load_tokenizer(recipe.model.path)
-    directory = model_directory(recipe.model.path)
-    template = choose_template(recipe.model.template, directory, recipe.model.family)
-    dataset = load_dataset(recipe.data, tokenizer, template)
-    return Preparation(tokenizer, template, dataset, make_plan(recipe.train, dataset.lengths))
+    model = recipe.model
+    tokenizer = load_tokenizer(model.path, family=model.family)
+    choice = choose_template(
+        model.template,
+        model_directory(model.path),
+        family=model.family,
+        variables=model.template_variables,
+    )
+    dataset = load_dataset(recipe.data, tokenizer, choice.template)
+    return Preparation(tokenizer, choice, dataset, make_plan(recipe.train, dataset.lengths))
 
 
 def describe(recipe: Recipe, preparation: Preparation) -> str:
@@ -58,7 +72,7 @@ def describe(recipe: Recipe, preparation: Preparation) -> str:
     )
     return "\n".join(
         [
-            f"model    {recipe.model.path}, template {preparation.template.name}",
+            f"model    {recipe.model.path}, template {preparation.choice}",
             f"method   {how}",
             f"data     {len(dataset)} samples, {tokens} tokens, {learnt} of them with loss ({learnt / tokens:.0%})",
             *(f"         {line}" for line in dataset.summary.splitlines()),
@@ -138,7 +152,7 @@ def _trainable_model(recipe: Recipe) -> PreTrainedModel:
         dtype="float32" if full and options.dtype == "auto" else options.dtype,
         bits=4 if qlora else None,
         attention=options.attention,
-        family=options.family,
+        options=Options.of(options),
         double_quantization=qlora and method.double_quantization,
     )
     if recipe.data.packing:
@@ -165,8 +179,6 @@ def _probe_rows(recipe: Recipe, before: list[str], after: list) -> list[dict]:
 
 def _save_result(recipe: Recipe, run: Run, model, preparation: Preparation) -> None:
     """The adapter or the model, with tokenizer, template and what it was trained on."""
-    from xtune.chat.generate import stop_ids
-
     tokenizer, template = preparation.tokenizer, preparation.template
     full = isinstance(recipe.method, Full)
     target = run.path / ("model" if full else "adapter")
@@ -174,11 +186,14 @@ def _save_result(recipe: Recipe, run: Run, model, preparation: Preparation) -> N
         shutil.rmtree(target)
     with new_directory(target) as directory:
         tokenizer.chat_template = template.source
+        options = Options.of(recipe.model)
         if full:
-            model.generation_config.eos_token_id = stop_ids(tokenizer, template)
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        write_note(directory, base=None if full else recipe.model.path, template=template)
+            write_model(model, model_directory(recipe.model.path), directory, options=options)
+            write_companions(Target(recipe.model.path, None, template, options), tokenizer, directory)
+        else:
+            model.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+            write_note(directory, base=recipe.model.path, template=template, options=options)
 
 
 @contextmanager
