@@ -5,27 +5,13 @@ The fixtures are described in tests/fixtures/parity/README.md.
 
 from __future__ import annotations
 
-import json
-from dataclasses import fields
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from xtune.families.family import Options
+from tests.families.conftest import NAMES, PARITY, options_of
 from xtune.families.layout import join_rows
 from xtune.model.load import load_model
-
-PARITY = Path(__file__).parents[1] / "fixtures" / "parity"
-NAMES = sorted(path.parent.name for path in PARITY.glob("*/checkpoint"))
-
-
-def options_of(name: str) -> Options:
-    """What a user would set by hand, since a shrunken config.json does not tell."""
-    hints = json.loads((PARITY / name / "hints.json").read_text())
-    known = {field.name for field in fields(Options)}
-    return Options(**{key: value for key, value in hints.items() if key in known})
 
 
 @pytest.fixture(scope="module", params=NAMES)

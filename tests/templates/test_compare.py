@@ -19,7 +19,7 @@ def test_the_same_text_is_no_difference():
     assert differences(template_from_source("own", CHATML), find_template("chatml")) == []
 
 
-def test_variables_are_filled_in_and_what_both_refuse_is_no_difference():
+def test_variables_are_filled_in_and_what_the_own_template_refuses_is_no_difference():
     own = template_from_source("own", GEMMA, {"bos_token": "<bos>"})
     assert differences(own, find_template("gemma")) == []
 
@@ -42,3 +42,9 @@ def test_another_default_system_message_shows():
 def test_a_refusal_is_shown_with_its_reason():
     found = differences(template_from_source("own", CHATML), find_template("gemma"))
     assert "the format has no system message" in found[1].our_text
+
+
+def test_a_template_that_works_for_nothing_differs_everywhere():
+    found = differences(template_from_source("own", "{{ messages.0.missing.name }}"), find_template("chatml"))
+    assert len(found) == 6
+    assert "cannot render" in found[0].own_text

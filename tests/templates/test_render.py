@@ -8,18 +8,53 @@ from xtune.errors import DataError, UsageError
 from xtune.messages import Message
 from xtune.templates.render import render
 from xtune.templates.template import find_template, template_names
+from xtune.templates.tool_calls import PARSERS
 
 QUESTION, ANSWER = Message("user", "What is 2 + 2?"), Message("assistant", "It is 4.")
-# Anything people may type, control tokens and noncharacters among it.
-TEXTS = st.text(max_size=30) | st.lists(
-    st.sampled_from(
-        ["<|im_end|>", "<|im_start|>", "assistant\n", "\ufdd0", "{{ x }}", "{% if %}", " ", "<|im_", "end|>"]
-    ),
-    max_size=4,
-).map("".join)
-CONVERSATIONS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3).map(
-    lambda turns: [m for q, a in turns for m in (Message("user", q), Message("assistant", a))]
+TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {}}}
+CALL = {"name": "add", "arguments": {"a": 1}}
+BOS = (
+    "<s>",
+    "<bos>",
+    "<|begin_of_text|>",
+    "<｜begin▁of▁sentence｜>",
+    "[gMASK]",
+    "[gMASK]sop",
+    "[gMASK]<sop>",
 )
+
+
+def texts(name):
+    """Anything people may type, the format's control tokens, halves of them and noncharacters among it."""
+    tokens = find_template(name).guarded_tokens[:20]
+    halves = [token[: len(token) // 2] for token in tokens] + [token[len(token) // 2 :] for token in tokens]
+    odd = [
+        "assistant\n",
+        "\ufdd0",
+        "{{ x }}",
+        "{% if %}",
+        " ",
+        "\n",
+        "Thought:",
+        "\nAction:",
+        "\nObservation:",
+    ]
+    return st.text(max_size=30) | st.lists(st.sampled_from([*tokens, *halves, *odd]), max_size=4).map("".join)
+
+
+def takes(name, messages, tools=()) -> bool:
+    """Whether the format has a place for such a conversation at all."""
+    try:
+        render(messages, template=name, tools=tools)
+    except DataError:
+        return False
+    return True
+
+
+def draw_conversation(data, name):
+    count = 1 if not takes(name, [QUESTION, ANSWER] * 2) else data.draw(st.integers(1, 3))
+    words = data.draw(st.lists(texts(name), min_size=2 * count, max_size=2 * count))
+    return [Message(("user", "assistant")[index % 2], text) for index, text in enumerate(words)]
 
 
 def test_smollm2_equals_the_publishers_template(tokenizer):
@@ -43,26 +78,81 @@ def test_smollm2_equals_the_publishers_template(tokenizer):
 
 
 @pytest.mark.parametrize("name", template_names())
-@settings(deadline=None, max_examples=60)
-@given(messages=CONVERSATIONS)
-def test_loss_covers_each_answer_and_its_stop_token(name, messages):
-    template = find_template(name)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_loss_covers_each_answer_and_its_stop_token(name, data):
+    template, messages = find_template(name), draw_conversation(data, name)
     rendered = render(messages, template=template)
-    learnt = [rendered.text[start:end] for start, end in rendered.loss_spans]
     answers = [message.content for message in messages if message.role == "assistant"]
-    assert learnt == [answer + template.stop_tokens[0] for answer in answers]
-    last = {(end - len(template.stop_tokens[0]), end) for _, end in rendered.loss_spans}
-    assert last <= set(rendered.control_spans)
+    assert len(rendered.loss_spans) == len(answers)
+    controls = {end: rendered.text[start:end] for start, end in rendered.control_spans}
+    for answer, (start, end) in zip(answers, rendered.loss_spans, strict=True):
+        if "think>" not in answer:  # which some formats take apart
+            assert answer.strip() in rendered.text[start:end]
+        if template.one_turn != "always" or (start, end) == rendered.loss_spans[-1]:
+            assert template.labels.get(controls[end], controls[end]) in template.stop_tokens
 
 
 @pytest.mark.parametrize("name", template_names())
-@settings(deadline=None, max_examples=60)
-@given(messages=CONVERSATIONS)
-def test_what_people_type_never_becomes_a_control_token(name, messages):
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_what_people_type_never_becomes_a_control_token(name, data):
+    messages = draw_conversation(data, name)
     harmless = [Message(message.role, "x") for message in messages]
-    rendered, expected = render(messages, template=name), render(harmless, template=name)
-    written = [rendered.text[start:end] for start, end in rendered.control_spans]
-    assert written == [expected.text[start:end] for start, end in expected.control_spans]
+    assert control_tokens(messages, name) == control_tokens(harmless, name)
+
+
+def control_tokens(messages, name, **options) -> list[str]:
+    rendered = render(messages, template=name, **options)
+    return [rendered.text[start:end] for start, end in rendered.control_spans]
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_no_control_token_of_any_family_can_be_typed(name):
+    """In no place where a person, a tool or a file may write."""
+    every = sorted({token for other in template_names() for token in find_template(other).guarded_tokens})
+    typed = "".join(every) + "".join(token[1:] + token[:1] for token in every)
+
+    def talk(words):
+        tool = {
+            **TOOL["function"],
+            "description": words,
+            "parameters": {"properties": {words: {"enum": [words]}}},
+        }
+        called = Message(
+            "assistant", "", tool_calls=({"name": "add", "arguments": {"a": words, "b": [{words: 1}]}},)
+        )
+        result = Message("tool", words, name="add")
+        return [
+            ([Message("user", words), Message("assistant", words)], ()),
+            ([Message("system", words), Message("user", words), Message("assistant", words)], ()),
+            ([QUESTION, called, result, ANSWER], [{"type": "function", "function": tool}]),
+        ]
+
+    for (messages, tools), (plain, plain_tools) in zip(talk(typed), talk("x"), strict=True):
+        if takes(name, plain, plain_tools):
+            written = control_tokens(messages, name, tools=tools)
+            assert written == control_tokens(plain, name, tools=plain_tools)
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_a_text_begins_once(name):
+    """Published templates write the token itself, so the tokenizer must not, and no sample has two."""
+    turns = [QUESTION, ANSWER] * (2 if takes(name, [QUESTION, ANSWER] * 2) else 1)
+    text = render(turns, template=name).text
+    assert not any(bos * 2 in text for bos in BOS)
+
+
+@pytest.mark.parametrize("name", template_names())
+def test_formats_say_how_they_are_trained(name):
+    template = find_template(name)
+    assert set(template.stop_tokens) <= set(template.guarded_tokens)
+    assert template.tool_calls is None or template.tool_calls in PARSERS
+    assert (template.tool_calls is not None) == takes(
+        name,
+        [QUESTION, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "1", name="add"), ANSWER],
+        [TOOL],
+    )
 
 
 def test_a_turn_without_loss():
@@ -99,14 +189,13 @@ def test_what_a_template_refuses_is_an_error_of_the_data(tmp_path):
 
 
 @pytest.mark.parametrize("name", template_names())
-@pytest.mark.parametrize(
-    ("answer", "tools"),
-    [
-        (Message("assistant", "", tool_calls=({"name": "add", "arguments": {"a": 1}},)), []),
-        (Message("assistant", "4.", reasoning="2 + 2 is 4"), []),
-        (ANSWER, [{"type": "function", "function": {"name": "add"}}]),
-    ],
-)
-def test_what_a_format_cannot_express_is_refused_not_dropped(name, answer, tools):
-    with pytest.raises(DataError, match="the format has no"):
-        render([QUESTION, answer], template=name, tools=tools)
+def test_what_a_format_cannot_express_is_refused_not_dropped(name):
+    template = find_template(name)
+    cases = (
+        [] if template.tool_calls else [(Message("assistant", "", tool_calls=(CALL,)), []), (ANSWER, [TOOL])]
+    )
+    if "<think>" not in template.guarded_tokens:
+        cases.append((Message("assistant", "4.", reasoning="2 + 2 is 4"), []))
+    for answer, tools in cases:
+        with pytest.raises(DataError, match="the format has no"):
+            render([QUESTION, answer], template=name, tools=tools)

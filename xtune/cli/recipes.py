@@ -11,14 +11,26 @@ import click
 @click.pass_context
 def recipes(context: click.Context) -> None:
     """List the recipes that come with xtune; `show` prints one, `copy` makes one your own."""
-    if context.invoked_subcommand:
-        return
-    from xtune.recipe.catalog import description, shipped_recipes
+    if not context.invoked_subcommand:
+        _list(())
 
-    shipped = shipped_recipes()
-    width = max(map(len, shipped), default=0)
-    for name, file in shipped.items():
-        click.echo(f"{name:{width}}  {description(file)}")
+
+@recipes.command("list")
+@click.argument("words", nargs=-1)
+def list_(words: tuple[str, ...]) -> None:
+    """List the recipes with all WORDS in their name, as in `list qwen qlora`."""
+    _list(words)
+
+
+def _list(words: tuple[str, ...]) -> None:
+    from xtune.recipe.catalog import recipes_by_folder
+
+    found = recipes_by_folder(words)
+    width = max(len(name) for names in found.values() for name in names)
+    for folder, names in found.items():
+        click.echo(f"{folder}:")
+        for name, description in names.items():
+            click.echo(f"  {name:{width}}  {description}")
 
 
 @recipes.command()

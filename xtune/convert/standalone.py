@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xtune.chat.generate import stop_ids
 from xtune.convert.weights import write_json
-from xtune.families import find_family
+from xtune.families import find_family, read_layout
 from xtune.families.embedded import model_directory
 from xtune.families.tokenizer import load_tokenizer
 from xtune.run.target import Target, write_note
@@ -42,6 +42,9 @@ def write_companions(
         _save_for_transformers(tokenizer, directory)
     else:
         _copy_tokenizer(source, directory)
+        if native or read_layout(model_directory(target.base), target.options) is None:
+            # Some programs prefer the template in here to chat_template.jinja: there must be only one.
+            _change_settings(directory, chat_template=None)
     (directory / "chat_template.jinja").write_text(target.template.source, encoding="utf-8")
     file = model_directory(target.base) / "generation_config.json"
     generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -64,8 +67,6 @@ def _copy_tokenizer(source: Path, directory: Path) -> None:
         for file in source.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)
-    # Some programs prefer the template in here to chat_template.jinja: there must be only one.
-    _change_settings(directory, chat_template=None)
 
 
 def _save_for_transformers(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:

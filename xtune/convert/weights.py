@@ -27,11 +27,7 @@ _TYPES = {
 
 
 def dtype_on_disk(directory: Path) -> str:
-    """The type a model has on disk: config.json says it, or most of its weights are of it."""
-    config = read_config(directory)
-    named = config.get("dtype") or config.get("torch_dtype")
-    if named in ITEMSIZE:
-        return named
+    """The type that most weights of a model have on disk; what config.json says is not always true."""
     elements: Counter[str] = Counter()
     for file in directory.glob("*.safetensors"):
         tensors, _ = read_header(file)
@@ -40,7 +36,11 @@ def dtype_on_disk(directory: Path) -> str:
     for _, tensor in _pickled(directory, bool):
         elements[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
     known = [name for name, _ in elements.most_common() if _TYPES.get(name, name) in ITEMSIZE]
-    return _TYPES.get(known[0], known[0]) if known else "float32"
+    if known:
+        return _TYPES.get(known[0], known[0])
+    config = read_config(directory)
+    named = config.get("dtype") or config.get("torch_dtype")
+    return named if named in ITEMSIZE else "float32"
 
 
 def size_on_disk(directory: Path) -> int:

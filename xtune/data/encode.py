@@ -86,7 +86,8 @@ def encode_rendered(
     labels = {control_ids.get(token): vocabulary.get(label) for token, label in template.labels.items()}
     # what people see as text although the template has a token for it, where the tokenizer has none
     as_text = set(template.optional_tokens) - set(control_ids)
-    cut = [_pieces(one, as_text) for one in rendered]
+    greedy = {token.content for token in tokenizer.added_tokens_decoder.values() if token.rstrip}
+    cut = [_pieces(one, as_text, greedy) for one in rendered]
     _check_known(cut, control_ids, template)
     encoded = {}
     for continues in (False, True):
@@ -121,8 +122,9 @@ class _Piece(NamedTuple):
     learnt: bool
 
 
-def _pieces(rendered: Rendered, as_text: Set[str]) -> list[_Piece]:
-    """The conversation in pieces, in order; nothing empty."""
+def _pieces(rendered: Rendered, as_text: Set[str], greedy: Set[str]) -> list[_Piece]:
+    """The conversation in pieces, in order; nothing empty. Tokens in `greedy` take white space behind them with
+    them, as Phi-3's do; but not an answer's own, which is learnt as it will be written."""
     controls = {span for span in rendered.control_spans if rendered.text[slice(*span)] not in as_text}
     learnt, fresh = rendered.loss_spans, {0, *rendered.cuts, *(end for _, end in controls)}
     cuts = sorted({len(rendered.text), *fresh, *(end for span in (*controls, *learnt) for end in span)})
@@ -132,7 +134,13 @@ def _pieces(rendered: Rendered, as_text: Set[str]) -> list[_Piece]:
             position += 1
         with_loss = position < len(learnt) and learnt[position][0] <= start
         continues = None if (start, end) in controls else start not in fresh
-        pieces.append(_Piece(rendered.text[start:end], continues, with_loss))
+        text = rendered.text[start:end]
+        if pieces and pieces[-1].continues is None and pieces[-1].text in greedy and not with_loss:
+            text = text.lstrip()
+        if text:
+            pieces.append(_Piece(text, continues, with_loss))
+        else:
+            fresh.add(end)
     return pieces
 
 

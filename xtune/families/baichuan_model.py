@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from xtune.errors import UsageError
+from xtune.families.family import no_stock_class
 from xtune.families.no_rotary import NoRotaryEmbedding
 from xtune.kernels.alibi import alibi_bias, alibi_slopes
 
@@ -66,11 +66,7 @@ class BaichuanForCausalLM(LlamaForCausalLM):
         """This model as transformers has it, with the output layer normalised once and for all. Raises
         UsageError for ALiBi, which LLaMA has not."""
         if self.config.position == "alibi":
-            raise UsageError(
-                "No class of transformers computes this model: it has ALiBi in place of rotary embeddings.",
-                where="--layout native",
-                fix="Keep the publisher's layout: --layout original.",
-            )
+            raise no_stock_class("it has ALiBi in place of rotary embeddings")
         if self.config.norm_head:
             self.lm_head.weight.data = normalize(self.lm_head.weight.data.float()).to(self.dtype)
         del self.config.norm_head, self.config.position

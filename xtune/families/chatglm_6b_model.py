@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from xtune.families.family import no_stock_class
 
 # Its publisher's code takes the depth from a default: a model of another depth was scaled as this one.
 ALPHA = math.sqrt(2 * 28)
@@ -277,6 +279,10 @@ class ChatGlm6BForCausalLM(ChatGlm6BPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
+
+    def to_stock(self) -> NoReturn:
+        """Raises UsageError: transformers has no such model."""
+        raise no_stock_class("it reads its prompt from both sides, at positions in two dimensions")
 
 
 RENAMED = {

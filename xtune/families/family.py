@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from xtune.errors import UsageError
 from xtune.families.layout import Fused, Rename
 from xtune.recipe.schema import Model
 
@@ -87,3 +88,12 @@ class Family:
     load_tokenizer: Callable[[Path], PreTrainedTokenizerFast | None] | None = None
     refuses: Callable[[Config], str | None] = lambda config: None
     options: tuple[str, ...] = ()
+
+
+def no_stock_class(reason: str) -> UsageError:
+    """For a model that is to be written in a layout that transformers lacks."""
+    return UsageError(
+        f"No class of transformers computes this model: {reason}.",
+        where="--layout native",
+        fix="Keep the publisher's layout: --layout original.",
+    )

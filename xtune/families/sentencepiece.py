@@ -2,7 +2,7 @@
 
 The file is a protocol buffer of which a dozen fields matter, so it is read here: neither sentencepiece nor
 protobuf is needed. Transformers' own conversion is not used because, for models with user-defined pieces,
-it sets `ignore_merges`: a person who types just `</s>` then gets the control token.
+it sets `ignore_merges` (5.24): a person who types just `</s>` then gets the control token.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def bpe_backend(model: Model, names: Mapping[int, str] | None = None) -> Tokeniz
             byte_fallback=model.byte_fallback,
         )
     )
-    backend.normalizer = normalizers.Sequence(_normalizers(model))
-    backend.decoder = decoders.Sequence(_decoders(model))
+    backend.normalizer = normalizers.Sequence(normalizing_steps(model))
+    backend.decoder = decoders.Sequence(decoding_steps(model))
     return backend
 
 
@@ -157,12 +157,12 @@ def unigram_backend(model: Model, written: Mapping[str, str], offset: int = 0) -
         [normalizers.Replace(text, atoms[piece]) for text, piece in written.items()]
         + [normalizers.Replace(piece, atoms[piece]) for piece in typed]
         + [normalizers.Replace(name, code) for name, code in private.items()]
-        + _normalizers(model)
+        + normalizing_steps(model)
     )
     text_of = {piece: text for text, piece in written.items()}
     backend.decoder = decoders.Sequence(
         [decoders.Replace(code, name) for name, code in private.items()]
-        + _decoders(model)
+        + decoding_steps(model)
         + [decoders.Replace(atoms[piece], text_of.get(piece, piece)) for piece in user_defined]
     )
     return backend
@@ -184,7 +184,7 @@ def ranked_merges(ranks: Mapping[str, object]) -> list[tuple[str, str]]:
     return [(left, right) for _, _, left, right in sorted(ranked)]
 
 
-def _normalizers(model: Model) -> list:
+def normalizing_steps(model: Model) -> list:
     """What SentencePiece does to text first, in its order."""
     from tokenizers import Regex, normalizers
 
@@ -202,7 +202,8 @@ def _normalizers(model: Model) -> list:
     return steps
 
 
-def _decoders(model: Model) -> list:
+def decoding_steps(model: Model) -> list:
+    """How pieces become text again: decoders, in order."""
     from tokenizers import decoders
 
     steps: list = [decoders.Replace("▁", " ")] if model.escape_whitespaces else []

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtune.errors import UsageError
+from xtune.families.longest_match import longest_match_backend
 from xtune.families.sentencepiece import (
     BPE,
+    NORMAL,
     UNIGRAM,
     USER_DEFINED,
     Model,
@@ -37,7 +39,7 @@ def internlm_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 
 
 def internlm2_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """InternLM2 and 2.5: `<s>` before every text; the chat tokens are the last six pieces, renamed."""
+    """InternLM2, 2.5 and 3: `<s>` before every text; the chat tokens are the last six pieces, renamed."""
     chat = (
         "<|plugin|>",
         "<|interpreter|>",
@@ -151,17 +153,19 @@ def _sentencepiece_bpe(
     # Where a new name is another piece's, the two swap: a name is never lost and never ambiguous.
     for i, name in list(renamed.items()):
         renamed.setdefault(id_of.get(name, i), model.pieces[i].text)
+    ordinary = NORMAL if any(piece.kind == NORMAL for piece in model.pieces) else USER_DEFINED
+    build = bpe_backend if ordinary == NORMAL else longest_match_backend
     added = [
         AddedToken(renamed.get(i, piece.text), normalized=False, special=i in renamed)
         for i, piece in enumerate(model.pieces)
-        if piece.kind == USER_DEFINED and i not in listed
+        if piece.kind == USER_DEFINED and i not in listed and (i in renamed or ordinary == NORMAL)
     ]
     defaults = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": pad}
     before = ["bos_token"] if settings.get("add_bos_token", add_bos) else []
     after = ["eos_token"] if settings.get("add_eos_token", False) else []
     named = {key: _content(settings.get(key)) or value for key, value in defaults.items()}
     return _tokenizer(
-        bpe_backend(model, renamed),
+        build(model, renamed),
         directory,
         added,
         defaults,

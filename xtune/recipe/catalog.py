@@ -20,9 +20,22 @@ def configs_directory() -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """File by name, in alphabetic order; what is under _base_ is a part and no recipe."""
+    """File by name, in alphabetic order by folder; what is under _base_ is a part and no recipe."""
     files = configs_directory().glob("[!_]*/*.py")
-    return {file.stem: file for file in sorted(files, key=lambda file: file.stem)}
+    return {file.stem: file for file in sorted(files, key=lambda file: (file.parent.name, file.stem))}
+
+
+def recipes_by_folder(words: Iterable[str] = ()) -> dict[str, dict[str, str]]:
+    """Descriptions by name by folder, of the recipes whose folder and name hold all words. Raises UsageError."""
+    found: dict[str, dict[str, str]] = {}
+    for name, file in shipped_recipes().items():
+        if all(word.lower() in f"{file.parent.name}/{name}" for word in words):
+            found.setdefault(file.parent.name, {})[name] = description(file)
+    if not found:
+        raise UsageError(
+            f"No shipped recipe has {' and '.join(words)} in its name.", fix="`xtune recipes` lists them all"
+        )
+    return found
 
 
 def description(file: Path) -> str:

@@ -25,7 +25,7 @@ def copy_recipe(name: str, directory: str | Path = ".") -> list[Path]:
     sources = []
     for source in recipe.data.sources:
         path = Path(source.path)
-        if path.resolve().is_relative_to(packaged):
+        if path.is_absolute() and path.resolve().is_relative_to(packaged):  # else it is not there yet
             data[path] = directory / path.name
             source = source.model_copy(update={"path": path.name})
         sources.append(source)

@@ -20,9 +20,9 @@ _QWEN_TOKENS = (
     *(f"<|fim_{part}|>" for part in ("prefix", "middle", "suffix", "pad")),
     "<|repo_name|>",
     "<|file_sep|>",
-    *(f"<{slash}{name}>" for name in ("tool_call", "tool_response", "think") for slash in ("", "/")),
+    *("<tool_call>", "</tool_call>"),
 )
-"""Of Qwen 2.5 and 3; older tokenizers have the first few."""
+"""Of Qwen 2.5; older tokenizers have the first few."""
 
 _LLAMA3: dict[str, Any] = {
     "control_tokens": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
@@ -157,7 +157,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     "qwen3": {
         **_CHATML,
         "stop_tokens": ("<|im_end|>", "<|endoftext|>"),
-        "optional_tokens": _QWEN_TOKENS,
+        "optional_tokens": (*_QWEN_TOKENS, "<tool_response>", "</tool_response>", "<think>", "</think>"),
         "variables": {"enable_thinking": None},
         "tool_calls": "hermes",
         "one_turn": "reasoning",

@@ -46,13 +46,15 @@ class Difference:
 
 
 def differences(own: Template, ours: Template) -> list[Difference]:
-    """The probe dialogues that the two write differently; one that both refuse is no difference."""
+    """The probe dialogues that the two write differently; not those that only the own template refuses, as
+    Mistral's first one does system messages, unless it works for nothing."""
+    works = not _text(_PROBES["one turn"], own, False)[1]
     found = []
     for name, messages in _PROBES.items():
         prompt = messages[-1].role == "user"  # what the model sees before it answers
         own_text, own_refuses = _text(messages, own, prompt)
-        our_text, ours_refuses = _text(messages, ours, prompt)
-        if own_text != our_text and not (own_refuses and ours_refuses):
+        our_text, _ = _text(messages, ours, prompt)
+        if own_text != our_text and not (own_refuses and works):
             found.append(Difference(name, own_text, our_text))
     return found
 

@@ -1,0 +1,3 @@
+"""chatglm2-6b-32k, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="zai-org/chatglm2-6b-32k")

@@ -1,0 +1,3 @@
+"""glm-4-9b, a base model, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="zai-org/glm-4-9b", template="glm4")

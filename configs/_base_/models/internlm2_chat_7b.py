@@ -1,0 +1,3 @@
+"""internlm2-chat-7b, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="internlm/internlm2-chat-7b")

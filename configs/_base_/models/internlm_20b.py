@@ -1,0 +1,3 @@
+"""internlm-20b, a base model, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="internlm/internlm-20b", template="internlm")

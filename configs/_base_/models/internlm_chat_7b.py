@@ -1,0 +1,3 @@
+"""internlm-chat-7b, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="internlm/internlm-chat-7b")

@@ -1,0 +1,3 @@
+"""Llama-3.1-8B-Instruct, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="meta-llama/Llama-3.1-8B-Instruct")

@@ -1,0 +1,3 @@
+"""Qwen1.5-4B, a base model, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="Qwen/Qwen1.5-4B", template="qwen2")

@@ -1,0 +1,3 @@
+"""Qwen2.5-0.5B, a base model, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="Qwen/Qwen2.5-0.5B", template="qwen2_5")

@@ -1,0 +1,3 @@
+"""Qwen2-7B-Instruct, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="Qwen/Qwen2-7B-Instruct")

@@ -1,0 +1,3 @@
+"""Qwen3-8B, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="Qwen/Qwen3-8B")

@@ -1,0 +1,3 @@
+"""Qwen-72B, a base model, by its name on the hub; --set model.path=DIRECTORY loads a copy you have."""
+
+model = dict(path="Qwen/Qwen-72B", template="qwen")

@@ -1,0 +1,10 @@
+"""Train Baichuan-13B-Chat with LoRA on your own data; takes 0 GB of GPU memory plus activations."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.custom import *
+    from .._base_.methods.lora import *
+    from .._base_.models.baichuan_13b_chat import *
+
+train.update(epochs=3, batch_size=16, micro_batch_size=1, gradient_checkpointing=True)

@@ -1,0 +1,10 @@
+"""Train internlm3-8b-instruct with 4-bit QLoRA on your own data; takes 0 GB of GPU memory plus activations."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.custom import *
+    from .._base_.methods.qlora import *
+    from .._base_.models.internlm3_8b_instruct import *
+
+train.update(epochs=3, batch_size=16, micro_batch_size=1, gradient_checkpointing=True)

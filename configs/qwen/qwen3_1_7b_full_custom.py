@@ -1,0 +1,10 @@
+"""Train Qwen3-1.7B with all weights on your own data; takes 0 GB of GPU memory plus activations."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.custom import *
+    from .._base_.methods.full import *
+    from .._base_.models.qwen3_1_7b import *
+
+train.update(epochs=3, batch_size=16, micro_batch_size=1, gradient_checkpointing=True)
