@@ -1,4 +1,4 @@
-"""Train Baichuan2-7B-Chat with 4-bit QLoRA on Alpaca; takes 0 GB of GPU memory plus activations."""
+"""Train Baichuan2-7B-Chat with 4-bit QLoRA on Alpaca; takes 7 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

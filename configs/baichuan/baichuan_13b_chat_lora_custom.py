@@ -1,4 +1,4 @@
-"""Train Baichuan-13B-Chat with LoRA on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train Baichuan-13B-Chat with LoRA on your own data; takes 28 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

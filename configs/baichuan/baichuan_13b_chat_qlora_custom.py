@@ -1,4 +1,4 @@
-"""Train Baichuan-13B-Chat with 4-bit QLoRA on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train Baichuan-13B-Chat with 4-bit QLoRA on your own data; takes 9 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train chatglm2-6b with all weights on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train chatglm2-6b with all weights on your own data; takes 100 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train chatglm3-6b with LoRA on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train chatglm3-6b with LoRA on your own data; takes 14 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train chatglm3-6b with 4-bit QLoRA on Alpaca; takes 0 GB of GPU memory plus activations."""
+"""Train chatglm3-6b with 4-bit QLoRA on Alpaca; takes 5 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

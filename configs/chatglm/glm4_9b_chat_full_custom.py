@@ -1,4 +1,4 @@
-"""Train glm-4-9b-chat with all weights on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train glm-4-9b-chat with all weights on your own data; takes 151 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train internlm3-8b-instruct with all weights on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train internlm3-8b-instruct with all weights on your own data; takes 141 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

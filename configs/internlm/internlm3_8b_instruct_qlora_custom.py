@@ -1,4 +1,4 @@
-"""Train internlm3-8b-instruct with 4-bit QLoRA on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train internlm3-8b-instruct with 4-bit QLoRA on your own data; takes 7 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

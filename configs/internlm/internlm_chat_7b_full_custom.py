@@ -1,4 +1,4 @@
-"""Train internlm-chat-7b with all weights on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train internlm-chat-7b with all weights on your own data; takes 118 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Llama-3.2-1B-Instruct with all weights on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train Llama-3.2-1B-Instruct with all weights on your own data; takes 20 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

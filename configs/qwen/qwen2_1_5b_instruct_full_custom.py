@@ -1,4 +1,4 @@
-"""Train Qwen2-1.5B-Instruct with all weights on your own data; takes 0 GB of GPU memory plus activations."""
+"""Train Qwen2-1.5B-Instruct with all weights on your own data; takes 25 GB of GPU memory plus activations."""
 
 from mmengine.config import read_base
 

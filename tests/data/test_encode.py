@@ -56,5 +56,5 @@ def test_ids_are_the_publishers(tokenizer, turns):
 def test_a_tokenizer_without_the_templates_tokens_is_refused(tokenizer, tmp_path):
     file = tmp_path / "other.jinja"
     file.write_text("<|bot|>{% generation %}{{ messages[0].content }}<|done|>{% endgeneration %}")
-    with pytest.raises(UsageError, match=r"<\|bot\|>"):
+    with pytest.raises(UsageError, match=r"<\|done\|>"):
         encode([Message("assistant", "Hi")], tokenizer=tokenizer, template=str(file))

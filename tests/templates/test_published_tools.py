@@ -47,17 +47,18 @@ def as_message(given) -> Message:
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_text(name, case):
-    options = dict(template=name, tools=case["tools"], add_generation_prompt=case["add_generation_prompt"])
+    keys = ("tools", "add_generation_prompt")
+    options = {"template": name, **{key: case[key] for key in keys}, **case["variables"]}
     messages = [as_message(message) for message in case["messages"]]
-    assert render(case["messages"], **options, **case["variables"]).text == case["text"]
-    assert render(messages, **options, **case["variables"]).text == case["text"]
+    assert render(case["messages"], **options).text == case["text"]
+    assert render(messages, **options).text == case["text"]
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_the_prompt_ends_where_the_last_answer_begins(name, case):
     if case["messages"][-1]["role"] != "assistant":
         return
-    options = dict(template=name, tools=case["tools"], **case["variables"])
+    options = {"template": name, "tools": case["tools"], **case["variables"]}
     whole = render(case["messages"], **options)
     start, end = whole.loss_spans[-1]
     before = render(case["messages"][:-1], add_generation_prompt=True, **options)

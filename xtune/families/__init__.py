@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
+from runpy import run_path
 
 from xtune.errors import UsageError
 from xtune.families import (
@@ -55,7 +57,10 @@ def read_config(directory: Path) -> dict:
 
 
 def find_family(directory: Path, name: str = "auto") -> Family:
-    """The family of a model directory: the one named, or the first that recognises its config.json."""
+    """The family of a model directory: the one named, the one in the .py file named (as FAMILY), or the first
+    that recognises its config.json. Raises UsageError."""
+    if name.endswith(".py"):
+        return _from_file(Path(name).expanduser())
     if name != "auto":
         for family in FAMILIES:
             if family.name == name:
@@ -80,6 +85,25 @@ def find_family(directory: Path, name: str = "auto") -> Family:
         where=str(directory / "config.json"),
         fix="Known families: " + ", ".join(family.name for family in FAMILIES),
     )
+
+
+@cache
+def _from_file(path: Path) -> Family:
+    try:
+        module = run_path(str(path))
+    except Exception as error:
+        raise UsageError(
+            f"The family cannot be read: {type(error).__name__}: {error}",
+            where=str(path),
+            fix="Correct the file.",
+        ) from error
+    if not isinstance(module.get("FAMILY"), Family):
+        raise UsageError(
+            "The file defines no FAMILY.",
+            where=str(path),
+            fix="See examples/your_own_family in xtune's repository.",
+        )
+    return module["FAMILY"]
 
 
 def read_layout(directory: Path, options: Options) -> Layout | None:

@@ -23,7 +23,7 @@ class Model(Section):
     path: str
     """Directory of the base model in Transformers format, or the name of an embedded one ("smollm2")."""
     family: str = "auto"
-    """Model family; "auto" recognises it from config.json."""
+    """Model family; "auto" recognises it from config.json. One of your own: a path to a .py file."""
     template: str = "auto"
     """Chat template: a name from xtune/templates, a path to a .jinja file, or "auto" for the model's own."""
     template_variables: dict[str, bool | int | float | str | None] = {}
