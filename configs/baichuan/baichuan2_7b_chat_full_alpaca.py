@@ -1,4 +1,4 @@
-"""Train Baichuan2-7B-Chat with all weights on Alpaca; takes 121 GB of GPU memory plus activations."""
+"""Full training of Baichuan2-7B-Chat on Alpaca; 121 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Baichuan2-7B-Chat with LoRA on your own data; takes 16 GB of GPU memory plus activations."""
+"""LoRA of Baichuan2-7B-Chat on your data; 16 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Baichuan-13B-Chat with LoRA on Alpaca; takes 28 GB of GPU memory plus activations."""
+"""LoRA of Baichuan-13B-Chat on Alpaca; 28 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

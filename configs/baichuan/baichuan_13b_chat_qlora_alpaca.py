@@ -1,4 +1,4 @@
-"""Train Baichuan-13B-Chat with 4-bit QLoRA on Alpaca; takes 9 GB of GPU memory plus activations."""
+"""QLoRA of Baichuan-13B-Chat on Alpaca; 9 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Baichuan-7B with all weights on Alpaca; takes 113 GB of GPU memory plus activations."""
+"""Full training of Baichuan-7B on Alpaca; 113 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

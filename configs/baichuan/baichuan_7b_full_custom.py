@@ -1,4 +1,4 @@
-"""Train Baichuan-7B with all weights on your own data; takes 113 GB of GPU memory plus activations."""
+"""Full training of Baichuan-7B on your data; 113 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train chatglm2-6b with all weights on Alpaca; takes 100 GB of GPU memory plus activations."""
+"""Full training of chatglm2-6b on Alpaca; 100 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

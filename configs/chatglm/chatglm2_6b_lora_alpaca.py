@@ -1,4 +1,4 @@
-"""Train chatglm2-6b with LoRA on Alpaca; takes 14 GB of GPU memory plus activations."""
+"""LoRA of chatglm2-6b on Alpaca; 14 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train chatglm2-6b with 4-bit QLoRA on Alpaca; takes 5 GB of GPU memory plus activations."""
+"""QLoRA of chatglm2-6b on Alpaca; 5 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train chatglm-6b with all weights on your own data; takes 108 GB of GPU memory plus activations."""
+"""Full training of chatglm-6b on your data; 108 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

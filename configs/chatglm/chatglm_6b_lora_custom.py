@@ -1,4 +1,4 @@
-"""Train chatglm-6b with LoRA on your own data; takes 14 GB of GPU memory plus activations."""
+"""LoRA of chatglm-6b on your data; 14 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train glm-4-9b-chat with all weights on your own data; takes 151 GB of GPU memory plus activations."""
+"""Full training of glm-4-9b-chat on your data; 151 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

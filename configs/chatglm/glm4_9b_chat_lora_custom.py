@@ -1,4 +1,4 @@
-"""Train glm-4-9b-chat with LoRA on your own data; takes 20 GB of GPU memory plus activations."""
+"""LoRA of glm-4-9b-chat on your data; 20 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train glm-4-9b-chat with 4-bit QLoRA on Alpaca; takes 8 GB of GPU memory plus activations."""
+"""QLoRA of glm-4-9b-chat on Alpaca; 8 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

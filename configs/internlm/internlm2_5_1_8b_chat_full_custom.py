@@ -1,4 +1,4 @@
-"""Train internlm2_5-1_8b-chat with all weights on your own data; takes 31 GB of GPU memory plus activations."""
+"""Full training of internlm2_5-1_8b-chat on your data; 31 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

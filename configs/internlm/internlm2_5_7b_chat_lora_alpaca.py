@@ -1,4 +1,4 @@
-"""Train internlm2_5-7b-chat with LoRA on Alpaca; takes 17 GB of GPU memory plus activations."""
+"""LoRA of internlm2_5-7b-chat on Alpaca; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

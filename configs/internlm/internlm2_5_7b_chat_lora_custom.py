@@ -1,4 +1,4 @@
-"""Train internlm2_5-7b-chat with LoRA on your own data; takes 17 GB of GPU memory plus activations."""
+"""LoRA of internlm2_5-7b-chat on your data; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train internlm2_5-7b-chat with 4-bit QLoRA on Chinese Alpaca; takes 6 GB of GPU memory plus activations."""
+"""QLoRA of internlm2_5-7b-chat on Chinese Alpaca; 6 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train internlm2_5-7b-chat with 4-bit QLoRA on your own data; takes 6 GB of GPU memory plus activations."""
+"""QLoRA of internlm2_5-7b-chat on your data; 6 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train internlm2-chat-1_8b with all weights on Alpaca; takes 31 GB of GPU memory plus activations."""
+"""Full training of internlm2-chat-1_8b on Alpaca; 31 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train internlm2-chat-7b with LoRA on Alpaca; takes 17 GB of GPU memory plus activations."""
+"""LoRA of internlm2-chat-7b on Alpaca; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

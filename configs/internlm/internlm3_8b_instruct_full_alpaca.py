@@ -1,4 +1,4 @@
-"""Train internlm3-8b-instruct with all weights on Alpaca; takes 141 GB of GPU memory plus activations."""
+"""Full training of internlm3-8b-instruct on Alpaca; 141 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train internlm3-8b-instruct with LoRA on Alpaca; takes 19 GB of GPU memory plus activations."""
+"""LoRA of internlm3-8b-instruct on Alpaca; 19 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train internlm3-8b-instruct with 4-bit QLoRA on Alpaca; takes 7 GB of GPU memory plus activations."""
+"""QLoRA of internlm3-8b-instruct on Alpaca; 7 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

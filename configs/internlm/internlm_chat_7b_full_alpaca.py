@@ -1,4 +1,4 @@
-"""Train internlm-chat-7b with all weights on Alpaca; takes 118 GB of GPU memory plus activations."""
+"""Full training of internlm-chat-7b on Alpaca; 118 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train internlm-chat-7b with LoRA on your own data; takes 16 GB of GPU memory plus activations."""
+"""LoRA of internlm-chat-7b on your data; 16 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

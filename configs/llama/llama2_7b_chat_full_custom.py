@@ -1,4 +1,4 @@
-"""Train Llama-2-7b-chat-hf with all weights on your own data; takes 108 GB of GPU memory plus activations."""
+"""Full training of Llama-2-7b-chat-hf on your data; 108 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

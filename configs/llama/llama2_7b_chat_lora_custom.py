@@ -1,4 +1,4 @@
-"""Train Llama-2-7b-chat-hf with LoRA on your own data; takes 15 GB of GPU memory plus activations."""
+"""LoRA of Llama-2-7b-chat-hf on your data; 15 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

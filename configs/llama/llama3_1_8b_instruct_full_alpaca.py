@@ -1,4 +1,4 @@
-"""Train Llama-3.1-8B-Instruct with all weights on Alpaca; takes 129 GB of GPU memory plus activations."""
+"""Full training of Llama-3.1-8B-Instruct on Alpaca; 129 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

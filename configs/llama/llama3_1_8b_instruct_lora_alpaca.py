@@ -1,4 +1,4 @@
-"""Train Llama-3.1-8B-Instruct with LoRA on Alpaca; takes 17 GB of GPU memory plus activations."""
+"""LoRA of Llama-3.1-8B-Instruct on Alpaca; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Llama-3.1-8B-Instruct with LoRA on your own data; takes 17 GB of GPU memory plus activations."""
+"""LoRA of Llama-3.1-8B-Instruct on your data; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Llama-3.2-1B-Instruct with all weights on Alpaca; takes 20 GB of GPU memory plus activations."""
+"""Full training of Llama-3.2-1B-Instruct on Alpaca; 20 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Llama-3.2-3B-Instruct with LoRA on your own data; takes 7 GB of GPU memory plus activations."""
+"""LoRA of Llama-3.2-3B-Instruct on your data; 7 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Llama-3.2-3B-Instruct with 4-bit QLoRA on your own data; takes 3 GB of GPU memory plus activations."""
+"""QLoRA of Llama-3.2-3B-Instruct on your data; 3 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Llama-3.3-70B-Instruct with 4-bit QLoRA on Alpaca; takes 43 GB of GPU memory plus activations."""
+"""QLoRA of Llama-3.3-70B-Instruct on Alpaca; 43 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

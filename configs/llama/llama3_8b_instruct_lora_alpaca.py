@@ -1,4 +1,4 @@
-"""Train Meta-Llama-3-8B-Instruct with LoRA on Alpaca; takes 17 GB of GPU memory plus activations."""
+"""LoRA of Meta-Llama-3-8B-Instruct on Alpaca; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

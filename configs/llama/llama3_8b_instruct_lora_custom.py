@@ -1,4 +1,4 @@
-"""Train Meta-Llama-3-8B-Instruct with LoRA on your own data; takes 17 GB of GPU memory plus activations."""
+"""LoRA of Meta-Llama-3-8B-Instruct on your data; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

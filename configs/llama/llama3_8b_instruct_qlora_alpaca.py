@@ -1,4 +1,4 @@
-"""Train Meta-Llama-3-8B-Instruct with 4-bit QLoRA on Alpaca; takes 7 GB of GPU memory plus activations."""
+"""QLoRA of Meta-Llama-3-8B-Instruct on Alpaca; 7 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Qwen1.5-1.8B-Chat with all weights on Alpaca; takes 30 GB of GPU memory plus activations."""
+"""Full training of Qwen1.5-1.8B-Chat on Alpaca; 30 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Qwen1.5-7B-Chat with 4-bit QLoRA on Alpaca; takes 7 GB of GPU memory plus activations."""
+"""QLoRA of Qwen1.5-7B-Chat on Alpaca; 7 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

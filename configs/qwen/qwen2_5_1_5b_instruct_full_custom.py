@@ -1,4 +1,4 @@
-"""Train Qwen2.5-1.5B-Instruct with all weights on your own data; takes 25 GB of GPU memory plus activations."""
+"""Full training of Qwen2.5-1.5B-Instruct on your data; 25 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

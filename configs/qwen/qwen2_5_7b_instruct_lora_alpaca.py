@@ -1,4 +1,4 @@
-"""Train Qwen2.5-7B-Instruct with LoRA on Alpaca; takes 16 GB of GPU memory plus activations."""
+"""LoRA of Qwen2.5-7B-Instruct on Alpaca; 16 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Qwen2.5-7B-Instruct with 4-bit QLoRA on your own data; takes 7 GB of GPU memory plus activations."""
+"""QLoRA of Qwen2.5-7B-Instruct on your data; 7 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

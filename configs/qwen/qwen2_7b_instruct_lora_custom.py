@@ -1,4 +1,4 @@
-"""Train Qwen2-7B-Instruct with LoRA on your own data; takes 16 GB of GPU memory plus activations."""
+"""LoRA of Qwen2-7B-Instruct on your data; 16 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

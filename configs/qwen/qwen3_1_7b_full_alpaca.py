@@ -1,4 +1,4 @@
-"""Train Qwen3-1.7B with all weights on Alpaca; takes 28 GB of GPU memory plus activations."""
+"""Full training of Qwen3-1.7B on Alpaca; 28 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

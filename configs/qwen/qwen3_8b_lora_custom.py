@@ -1,4 +1,4 @@
-"""Train Qwen3-8B with LoRA on your own data; takes 18 GB of GPU memory plus activations."""
+"""LoRA of Qwen3-8B on your data; 18 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Qwen3-8B with 4-bit QLoRA on Chinese Alpaca; takes 7 GB of GPU memory plus activations."""
+"""QLoRA of Qwen3-8B on Chinese Alpaca; 7 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Qwen-1_8B-Chat with all weights on your own data; takes 30 GB of GPU memory plus activations."""
+"""Full training of Qwen-1_8B-Chat on your data; 30 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

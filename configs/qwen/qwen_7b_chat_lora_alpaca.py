@@ -1,4 +1,4 @@
-"""Train Qwen-7B-Chat with LoRA on Alpaca; takes 17 GB of GPU memory plus activations."""
+"""LoRA of Qwen-7B-Chat on Alpaca; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

@@ -1,4 +1,4 @@
-"""Train Qwen-7B-Chat with LoRA on your own data; takes 17 GB of GPU memory plus activations."""
+"""LoRA of Qwen-7B-Chat on your data; 17 GB on the GPU plus activations."""
 
 from mmengine.config import read_base
 

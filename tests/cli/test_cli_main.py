@@ -71,8 +71,10 @@ def test_five_mistakes_are_all_listed_fast(tmp_path):
 
 def test_recipes_lists_shows_and_copies(tmp_path):
     listed = xtune("recipes").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["smollm2_full", "smollm2_lora", "smollm2_qlora"]
-    assert all(len(line.split()) > 4 for line in listed)
+    folder, *ours = listed[-4:]
+    assert folder == "smollm2:"
+    assert [line.split()[0] for line in ours] == ["smollm2_full", "smollm2_lora", "smollm2_qlora"]
+    assert all(len(line.split()) > 4 for line in listed if line.startswith(" "))
     copied = xtune("recipes", "copy", "smollm2_lora", "my dir", cwd=tmp_path)
     assert copied.returncode == 0
     assert copied.stdout.splitlines()[-1] == "next: xtune train 'my dir/smollm2_lora.py'"
@@ -84,6 +86,17 @@ def test_recipes_lists_shows_and_copies(tmp_path):
     assert again.returncode == 2
     assert "already there" in again.stderr
     assert "fix:" in again.stderr
+
+
+def test_recipes_are_found_by_words_of_their_names():
+    assert xtune("recipes", "list").stdout == xtune("recipes").stdout
+    folder, *found = xtune("recipes", "list", "Qwen", "qlora").stdout.splitlines()
+    assert folder == "qwen:"
+    assert found
+    assert all("qwen" in line.split()[0] and "qlora" in line.split()[0] for line in found)
+    none = xtune("recipes", "list", "qwen", "gpt")
+    assert none.returncode == 2
+    assert "No shipped recipe has qwen and gpt in its name." in none.stderr
 
 
 BROKEN = """

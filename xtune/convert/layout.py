@@ -88,6 +88,21 @@ def _write_native(model: PreTrainedModel, directory: Path) -> None:
     # The base's may not pass the check on saving; it is written afterwards as it is.
     model.generation_config = GenerationConfig()
     model.save_pretrained(directory, max_shard_size=_SHARD)
+    _add_older_names(directory / "config.json")
+
+
+def _add_older_names(file: Path) -> None:
+    """transformers before 5 reads rotary settings and the type by other names, and else takes its defaults."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    rope = dict(config.get("rope_parameters") or {})
+    theta, fraction = rope.pop("rope_theta", None), rope.pop("partial_rotary_factor", None)
+    older = {
+        "rope_theta": theta,
+        "partial_rotary_factor": fraction,
+        "rope_scaling": None if rope.get("rope_type", "default") == "default" else rope,
+        "torch_dtype": config.get("dtype"),
+    }
+    write_json(file, {**config, **{key: value for key, value in older.items() if value is not None}})
 
 
 def _write_shards(tensors: Iterable[tuple[str, Tensor]], directory: Path) -> None:

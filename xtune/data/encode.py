@@ -12,7 +12,6 @@ at inference: the model learns from exactly the ids it will be given.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,13 +20,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from xtune.data.plain_tokenizer import plain_tokenizer
 from xtune.errors import UsageError
 from xtune.messages import Message
 from xtune.templates.render import Rendered, render
 from xtune.templates.template import Template, find_template
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 NO_LABEL = -100
@@ -155,44 +154,7 @@ def _check_known(cut: list[list[_Piece]], control_ids: Mapping[str, int], templa
         )
 
 
-_PLAIN: WeakKeyDictionary[Any, tuple[Tokenizer, Tokenizer]] = WeakKeyDictionary()
 _VOCABULARY: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
-
-
-def plain_tokenizer(tokenizer: PreTrainedTokenizerFast, *, continues: bool = False) -> Tokenizer:
-    """The same tokenizer without its added tokens: to it, `<|im_end|>` is ten ordinary characters.
-
-    continues   for text that goes on from other text: without the space that sentencepiece models put first
-    """
-    if tokenizer not in _PLAIN:
-        from tokenizers import Tokenizer
-
-        description = json.loads(tokenizer.backend_tokenizer.to_str())
-        description.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-        first = Tokenizer.from_str(json.dumps(description))
-        _PLAIN[tokenizer] = first, Tokenizer.from_str(json.dumps(_without_prefix(description)))
-    return _PLAIN[tokenizer][continues]
-
-
-def _without_prefix(step: Any) -> Any:
-    """A tokenizer's description in which no step puts a space in front of the text."""
-    if isinstance(step, list):
-        return [_without_prefix(part) for part in step if not _prepends(part)]
-    if not isinstance(step, dict):
-        return step
-    if step.get("type") == "Metaspace":
-        return {**step, "prepend_scheme": "never"}
-    if step.get("type") == "ByteLevel":
-        return {**step, "add_prefix_space": False}
-    parts = ("normalizer", "pre_tokenizer", "normalizers", "pretokenizers")
-    changed = {
-        key: None if _prepends(step[key]) else _without_prefix(step[key]) for key in parts if key in step
-    }
-    return {**step, **changed}
-
-
-def _prepends(step: Any) -> bool:
-    return isinstance(step, dict) and step.get("type") == "Prepend"
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

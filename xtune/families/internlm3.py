@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xtune.families.family import Config, Family, Layout, Options
+from xtune.families.tokenizers_original import internlm2_tokenizer
 
 
 def _layout(config: Config, options: Options) -> Layout:
@@ -18,4 +19,5 @@ FAMILY = Family(
     recognises=lambda config: config.get("model_type") == "internlm3",
     template=lambda config, directory: "internlm3",
     layout=_layout,
+    load_tokenizer=internlm2_tokenizer,
 )

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+# Publishers' own files, which come before what others made of them.
+_ORIGINAL = ("tokenizer.model", "qwen.tiktoken", "ice_text.model")
+
+
 def load_tokenizer(path: str | Path, *, family: str = "auto") -> PreTrainedTokenizerFast:
     """The tokenizer of a model or adapter directory, or an embedded model. Raises UsageError where there is none."""
     directory = model_directory(str(path))
@@ -20,7 +24,11 @@ def load_tokenizer(path: str | Path, *, family: str = "auto") -> PreTrainedToken
     if (directory / "config.json").is_file() or not (directory / "tokenizer_config.json").is_file():
         read_config(directory)  # says what is missing
         reader = find_family(directory, family).load_tokenizer
-        tokenizer = reader(directory) if reader else None
+        saved = (
+            directory / "tokenizer.json"
+        ).is_file()  # perhaps by transformers, perhaps beside the original
+        if reader and not (saved and not any((directory / name).is_file() for name in _ORIGINAL)):
+            tokenizer = reader(directory)
     tokenizer = tokenizer or _native_tokenizer(directory)  # also of an adapter, where no config.json is
     if tokenizer.pad_token_id is None:  # padding is masked everywhere: any token does
         tokenizer.pad_token = tokenizer.eos_token

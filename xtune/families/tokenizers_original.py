@@ -60,8 +60,9 @@ def baichuan_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     model = _read_bpe(directory / "tokenizer.model")
     generation = _read_json(directory / "generation_config.json")
     names = {}
-    for key, name in (("user_token_id", "<reserved_102>"), ("assistant_token_id", "<reserved_103>")):
-        role = generation.get(key)
+    roles = {"user_token_id": (195, "<reserved_102>"), "assistant_token_id": (196, "<reserved_103>")}
+    for key, (published, name) in roles.items():
+        role = generation.get(key, published)
         if role in range(len(model.pieces)) and not model.pieces[role].text.startswith("<reserved_"):
             names[role] = name
     return _sentencepiece_bpe(directory, add_bos=True, pad=None, names=names)

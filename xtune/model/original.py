@@ -54,12 +54,16 @@ def load_original(path, layout: Layout, **options: Any) -> tuple[PreTrainedModel
     The model's class is left as stock as the layout allows, without a memory of where its weights came from:
     checkpoints that transformers writes through a mapping, its Trainer does not find again on resuming.
     """
-    reader = _reader(layout.model_class, layout.name, layout.weights, layout.ignored)
-    model, info = reader.from_pretrained(path, config=layout.native_config, **options)
+    model, info = reader_class(layout).from_pretrained(path, config=layout.native_config, **options)
     model.__class__ = layout.model_class
     if hasattr(model, "_weight_conversions"):
         del model._weight_conversions
     return model, info
+
+
+def reader_class(layout: Layout) -> type[PreTrainedModel]:
+    """The layout's model class, as one whose from_pretrained reads the publisher's names."""
+    return _reader(layout.model_class, layout.name, layout.weights, layout.ignored)
 
 
 @cache

@@ -98,27 +98,42 @@ def _hermes(text: str) -> tuple[str, list[Call]]:
 
 
 def _chatglm3(text: str) -> tuple[str, list[Call]]:
-    content, calls = "", []
-    for name, body in _turns(text):
-        if not name:  # decoded by sentencepiece the words begin with a space; the publisher strips them too
-            content = body.strip()
-            continue
-        code = re.fullmatch(r"\s*```python\n(.*)\n```\s*", body, re.S)
+    def read(name: str, position: int) -> tuple[dict[str, Any], int]:
+        code = re.compile(r"\s*```python\n(.*?)\n```\s*(?=<\|assistant\|>|\Z)", re.S).match(text, position)
         if not code:
-            raise _malformed(f"the call of {name} is not between ```python and ```", body)
-        arguments = {"code": code[1]} if name == "interpreter" else _python_arguments(code[1])
-        calls.append({"name": name, "arguments": arguments})
-    return content, calls
+            raise _malformed(f"the call of {name} is not between ```python and ```", text[position:])
+        return {"code": code[1]} if name == "interpreter" else _python_arguments(code[1]), code.end()
+
+    content, calls = _chatglm_turns(text, read)
+    return content.strip(), calls  # as the publisher does: sentencepiece decodes the first word with a space
 
 
 def _glm4(text: str) -> tuple[str, list[Call]]:
-    content, calls = "", []
-    for name, body in _turns(text):
-        if not name:
-            content = body
+    return _chatglm_turns(text, lambda _, position: _json(text, position))
+
+
+def _chatglm_turns(text: str, read: Callable[[str, int], tuple[Any, int]]) -> tuple[str, list[Call]]:
+    """One answer in several turns: words after an empty line, or a tool's name on the line and its arguments."""
+    words: list[str] = []
+    calls: list[Call] = []
+    position = 0
+    while True:
+        line, _, _ = text[position:].partition("\n")
+        name, body = line.strip(), position + len(line) + 1
+        if name and body < len(text) and "<|assistant|>" not in name:
+            arguments, position = read(name, body)
+            calls.append(_call({"name": name, "arguments": arguments}, "arguments"))
         else:
-            calls.append(_call({"name": name, "arguments": _whole_json(body)}, "arguments"))
-    return content, calls
+            start = position if name else min(body, len(text))
+            position = text.find("<|assistant|>", start)
+            position = len(text) if position < 0 else position
+            words.append(text[start:position])
+        rest = text[position:].lstrip() if calls else text[position:]
+        if not rest:
+            return "\n\n".join(words), calls
+        if not rest.startswith("<|assistant|>"):
+            raise _malformed("words stand behind a call", rest)
+        position = len(text) - len(rest) + len("<|assistant|>")
 
 
 def _llama3_1(text: str) -> tuple[str, list[Call]]:
@@ -164,12 +179,6 @@ def _before(text: str, token: str) -> tuple[str, int, list[Call]]:
     """What stands before the first `token`, where that is, and an empty list for the calls."""
     position = text.find(token)
     return (text, len(text), []) if position < 0 else (text[:position], position, [])
-
-
-def _turns(text: str) -> list[tuple[str, str]]:
-    """ChatGLM's turns in one answer: (name of the tool or "", what follows its line)."""
-    turns = [turn.partition("\n") for turn in text.split("<|assistant|>")]
-    return [(name.strip(), body) if line else ("", name) for name, line, body in turns]
 
 
 def _expect(token: str, text: str, position: int) -> int:

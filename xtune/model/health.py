@@ -1,0 +1,240 @@
+"""Whether the weight files of a model directory are whole and hold what the model needs, told from their headers.
+
+The names and shapes in the headers go through the same loader as the tensors would, as tensors without data:
+what is missing, unexpected or of another shape here is so in earnest.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from xtune.errors import UsageError
+from xtune.families.family import Layout
+from xtune.families.layout import Fused, heads, original_name
+from xtune.model.safetensors_header import instead_of_weights, read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+FORMATS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+"""A single file, or the index of its shards, in the order in which transformers looks for them."""
+
+# As safetensors and torch name them. Whatever else there may be counts as bytes.
+_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+
+
+class Problem(NamedTuple):
+    """What is wrong with a checkpoint, where, and what to do; of tensors, which ones."""
+
+    what: str
+    where: str
+    fix: str
+    tensors: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        names = ", ".join(self.tensors[:5]) + (" …" if len(self.tensors) > 5 else "")
+        return str(UsageError(self.what + (f": {names}" if names else ""), where=self.where, fix=self.fix))
+
+
+class Weights(NamedTuple):
+    """The weight files that are loaded; their tensors, on the device "meta"; and what is wrong with the files."""
+
+    files: tuple[Path, ...]
+    tensors: dict[str, Tensor]
+    problems: tuple[Problem, ...]
+
+
+def read_weights(directory: Path) -> Weights:
+    """The headers of a model directory's weight files. Reads no weights, and runs nothing that a .bin holds."""
+    problems: list[Problem] = []
+    files = _files(directory, problems)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+        except UsageError as error:
+            problems.append(Problem(error.what, str(error.where), str(error.fix)))
+    return Weights(tuple(files), tensors, tuple(problems))
+
+
+def _files(directory: Path, problems: list[Problem]) -> list[Path]:
+    for single, index in FORMATS:
+        if (directory / single).is_file():
+            return [directory / single]
+        if (directory / index).is_file():
+            return _shards(directory / index, problems)
+    shards = sorted(file.name for file in directory.glob("*-of-*") if file.suffix in (".safetensors", ".bin"))
+    problems.append(
+        Problem(
+            f"The index of the weight files is missing; there are {shards[0]} and others."
+            if shards
+            else "There are no weights.",
+            str(directory),
+            "Copy *.index.json as well." if shards else "Copy *.safetensors, or pytorch_model*.bin, as well.",
+        )
+    )
+    return []
+
+
+def _shards(index: Path, problems: list[Problem]) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        reason = instead_of_weights(index) or "is not an index of weight files"
+        problems.append(Problem(f"{index.name} {reason}.", str(index), "Download the file again."))
+        return []
+    files = [index.parent / name for name in names]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        problems.append(
+            Problem(
+                f"{len(missing)} of {len(files)} weight files are missing: "
+                + ", ".join(missing[:5])
+                + (" …" if len(missing) > 5 else ""),
+                str(index),
+                "Download them as well.",
+            )
+        )
+    return [file for file in files if file.is_file()]
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    import torch
+
+    header, _ = read_header(file)
+    return {
+        name: torch.empty(
+            tensor["shape"],
+            dtype=getattr(torch, _TYPES.get(tensor["dtype"], "uint8")),
+            device="meta",
+        )
+        for name, tensor in header.items()
+    }
+
+
+def _pickled(file: Path) -> dict[str, Tensor]:
+    """The tensors of a pytorch_model*.bin. Raises UsageError for one that is damaged, or a program."""
+    import torch
+
+    again = "Download the file again."
+    if substitute := instead_of_weights(file):
+        raise UsageError(f"{file.name} {substitute}.", where=str(file), fix=again)
+    if not zipfile.is_zipfile(file):
+        with open(file, "rb") as stream:
+            cut = stream.read(2) == b"PK"
+        if cut:
+            raise UsageError(f"{file.name} is cut short.", where=str(file), fix=again)
+        raise UsageError(
+            f"{file.name} is no zip archive: damaged, or written by a PyTorch before 1.6.",
+            where=str(file),
+            fix="Download it again, or write it anew: torch.save(torch.load(file, weights_only=True), file)",
+        )
+    try:
+        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        raise UsageError(
+            f"{file.name} holds more than tensors, and is not opened: on loading it would call "
+            f"{wanted[1] if wanted else 'code'}.",
+            where=str(file),
+            fix="If you trust its publisher, convert it to safetensors with the publisher's own code, in an "
+            "environment that holds nothing of value.",
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{file.name} is damaged: {reason}", where=str(file), fix=again) from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise UsageError(
+            f"{file.name} is not a table of tensors by name.",
+            where=str(file),
+            fix="Use the publisher's weight files, not a checkpoint of training.",
+        )
+    return tensors
+
+
+def check_tensors(
+    weights: Weights,
+    directory: Path,
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    layout: Layout | None,
+) -> list[Problem]:
+    """What the tensors in the headers lack, have too many, or have in other shapes than the model wants.
+
+    Where files are missing or damaged, what lacks because of them is not told again.
+    """
+    tensors, problems = dict(weights.tensors), []
+    table = layout.weights if layout else ()
+    wrong = _misshapen(tensors, table, config)
+    for name in wrong:
+        del tensors[name]
+    if layout:
+        from xtune.model.original import reader_class
+
+        model_class = reader_class(layout)
+    try:
+        _, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            device_map={"": "meta"},
+            ignore_mismatched_sizes=True,  # told instead of raised
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        return [Problem(f"The weights cannot be put together: {reason}", str(directory), _AGAIN)]
+    wrong |= {
+        original_name(name, table): f"{list(found)} instead of {list(wanted)}"
+        for name, found, wanted in info["mismatched_keys"]
+    }
+    missing = {original_name(name, table) for name in info["missing_keys"]} - wrong.keys()
+    for what, names in (
+        ("tensors are missing", () if weights.problems else missing),
+        ("tensors have another shape than config.json says", [f"{name} {wrong[name]}" for name in wrong]),
+        ("tensors have no place in the model", (original_name(name, table) for name in info["unexpected_keys"])),
+    ):
+        if names := tuple(sorted(names, key=_by_number)):
+            problems.append(Problem(f"{len(names)} {what}", str(directory), _AGAIN, names))
+    return problems
+
+
+_AGAIN = "Copy config.json and all weight files again, from one download."
+
+
+def _misshapen(tensors: dict[str, Tensor], table: Iterable, config: PreTrainedConfig) -> dict[str, str]:
+    """Fused layers that cannot be split into heads, over which transformers' loader would stumble."""
+    wrong = {}
+    for entry in table:
+        if isinstance(entry, Fused):
+            query, groups, size = heads(config)
+            rows = (query + 2 * groups) * size
+            for name, tensor in tensors.items():
+                if entry.original in name and tensor.shape[0] != rows:
+                    wrong[name] = f"{list(tensor.shape)} instead of {[rows, *tensor.shape[1:]]}"
+    return wrong
+
+
+def _by_number(name: str) -> list:
+    """Layer 2 before layer 10."""
+    return [part.zfill(6) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
