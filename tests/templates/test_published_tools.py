@@ -14,6 +14,7 @@ from xtune.families.tokenizer import load_tokenizer
 from xtune.families.tokenizers_original import glm4_tokenizer
 from xtune.messages import Message
 from xtune.templates.render import render
+from xtune.templates.template import find_template
 
 NAMES = [
     *("chatglm3", "glm4", "internlm2", "llama3", "llama3_1", "llama3_2"),
@@ -265,21 +266,36 @@ def test_glm4_ids():
     """The publisher's tiktoken file encodes the text between its tokens."""
     tokenizer = glm4_tokenizer(FIXTURES / "tokenizers" / "glm4")
     encoded = encode([QUESTION, ANSWER, QUESTION, ANSWER], tokenizer=tokenizer, template="glm4")
-    vocabulary, alone = tokenizer.get_vocab(), plain_tokenizer(tokenizer)
+    alone, of = plain_tokenizer(tokenizer), tokenizer.convert_tokens_to_ids
     question, answer = (alone.encode(f"\n{message.content}").ids for message in (QUESTION, ANSWER))
-    start, user, bot = (
-        [vocabulary["[gMASK]"], vocabulary["<sop>"]],
-        [vocabulary["<|user|>"]],
-        [vocabulary["<|assistant|>"]],
-    )
-    assert encoded.input_ids.tolist() == [*start, *(user + question + bot + answer) * 2, *user]
-    unlearnt = [False] * (len(user + question + bot))
-    assert encoded.loss_mask.tolist() == [
-        False,
-        False,
-        False,
-        *unlearnt[1:],
+    turn = [of("<|user|>"), *question, of("<|assistant|>"), *answer]
+    assert encoded.input_ids.tolist() == [of("[gMASK]"), of("<sop>"), *turn, *turn, of("<|user|>")]
+    learnt = [
+        *[False] * (len(question) + 1),
         *[True] * (len(answer) + 1),
-        *unlearnt[1:],
-        *[True] * (len(answer) + 1),
-    ]
+    ]  # from behind one <|user|> to the next
+    assert encoded.loss_mask.tolist() == [False] * 3 + learnt * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "directory"),
+    [
+        ("chatglm3", "parity/chatglm3/checkpoint"),
+        ("internlm2", "parity/internlm2/checkpoint"),
+        ("qwen", "parity/qwen_v1/checkpoint"),
+        ("glm4", "tokenizers/glm4"),
+    ],
+)
+def test_typed_control_tokens_get_the_ids_of_words(name, directory):
+    tokenizer = (glm4_tokenizer if name == "glm4" else load_tokenizer)(FIXTURES / directory)
+    known = set(tokenizer.get_vocab()).intersection(find_template(name).guarded_tokens)
+    control_ids = set(tokenizer.convert_tokens_to_ids(sorted(known)))
+    assert len(known) > 4
+
+    def written(words):
+        call = Message("assistant", "", tool_calls=({"name": "weather", "arguments": {"city": words}},))
+        messages = [Message("user", words), call, Message("tool", words, name="weather"), ANSWER]
+        ids = encode(messages, tokenizer=tokenizer, template=name, tools=[TOOL]).input_ids.tolist()
+        return [token for token in ids if token in control_ids]
+
+    assert written("".join(known)) == written("x")

@@ -83,7 +83,8 @@ def generate(
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> list[int]:
     """Ids that end an answer: the template's stop tokens and the tokenizer's end of text."""
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in template.stop_tokens]
+    vocabulary = tokenizer.get_vocab()
+    ids = [vocabulary[token] for token in template.stop_tokens if token in vocabulary]
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
     return list(dict.fromkeys(ids))

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from xtune.chat.generate import generate
 from xtune.chat.load import load_chat
-from xtune.errors import UsageError, UserError
+from xtune.errors import DataError, UsageError, UserError
 from xtune.messages import Message
 from xtune.run.target import Target, find_target
 from xtune.templates.template import Template
+from xtune.templates.tool_calls import parse_tool_calls
 from xtune.terminal import messages
 
 if TYPE_CHECKING:
@@ -110,13 +111,25 @@ def reply(chat: Chat, history: list[Message], prompt: str, write: Callable[[str]
     answer, finished = "", False
     try:
         for piece in stream:
+            # some formats begin an answer with a line break, which is no part of it
+            write(piece if answer.strip() else piece.lstrip())
             answer += piece
-            write(piece)
         finished = True
     finally:
         stream.close()  # stops the model, also where the interrupt came while writing
         if finished or answer:
-            history += [question, Message("assistant", answer)]
+            history += [question, _as_message(answer, chat.template)]
+
+
+def _as_message(answer: str, template: Template) -> Message:
+    """What the model wrote as the turn it is: without the format's own line breaks, thinking apart."""
+    if template.tool_calls is None:
+        return Message("assistant", answer)
+    try:
+        parsed = parse_tool_calls(answer, template)
+    except DataError:  # a call gone wrong, or cut short: as it was written
+        return Message("assistant", answer)
+    return Message("assistant", parsed.content, parsed.reasoning, parsed.calls)
 
 
 def _talk(chat: Chat) -> None:

@@ -54,3 +54,23 @@ def export(model, out, layout, base):
     click.echo(f"exported {out} ({layout} layout)")
     if different:
         click.echo(f"note     in Transformers it is not quite the same: {different}")
+
+
+@convert.command(epilog="Example: xtune convert adapter their-adapter my-adapter --layout native")
+@click.argument("adapter")
+@click.argument("out", type=click.Path())
+@click.option(
+    "--layout", type=click.Choice(["original", "native"]), required=True, help="Whose names to give it."
+)
+@click.option("--base", metavar="DIR", help="The base model, where it is not where the adapter says.")
+def adapter(adapter, out, layout, base):
+    """Write the LoRA ADAPTER in the new directory OUT, with the layers' names of its base's publisher or those of
+    Transformers.
+
+    "native" is what xtune loads, and what an adapter has to become that was trained elsewhere on the
+    publisher's code (wqkv, W_pack, query_key_value, c_attn); "original" loads beside that code with PEFT.
+    """
+    from xtune.convert.adapter import convert_adapter
+
+    done = convert_adapter(adapter, out, base=base, layout=layout)
+    click.echo(f"converted {done.path} ({done.layout} layout, {done.modules} layers, rank {done.rank})")

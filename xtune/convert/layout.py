@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtune.convert.weights import read_tensors, write_json
+from xtune.convert.weights import dtype_on_disk, read_tensors, write_json
 from xtune.families import read_config, read_layout
 from xtune.families.family import Layout, Options
 from xtune.families.layout import Fused, join_rows, original_name
@@ -41,9 +41,9 @@ def write_model(
     tensors = original_tensors(state, layout, model.config)
     _write_shards(_with_ignored(tensors, base, layout), directory)
     shutil.copyfile(base / "config.json", directory / "config.json")
-    config, dtype = read_config(base), str(model.dtype).removeprefix("torch.")
-    if config.get("torch_dtype", dtype) != dtype:
-        write_json(directory / "config.json", {**config, "torch_dtype": dtype})
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype != dtype_on_disk(base):
+        write_json(directory / "config.json", {**read_config(base), "torch_dtype": dtype})
     for file in base.glob("*.py"):
         shutil.copyfile(file, directory / file.name)
 

@@ -7,10 +7,10 @@ from xtune.families.tokenizers_original import internlm2_tokenizer
 
 
 def _layout(config: Config, options: Options) -> Layout:
-    from transformers import InternLM3Config, InternLM3ForCausalLM
+    from transformers import InternLM3Config, LlamaForCausalLM  # what transformers builds of that config
 
     native = {key: value for key, value in config.items() if key not in ("auto_map", "attn_implementation")}
-    return Layout("internlm3", InternLM3Config(**native), InternLM3ForCausalLM)
+    return Layout("internlm3", InternLM3Config(**native), LlamaForCausalLM)
 
 
 FAMILY = Family(

@@ -51,9 +51,14 @@ class Problem(NamedTuple):
     fix: str
     tensors: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """In one line, with the first tensors by name."""
         names = ", ".join(self.tensors[:5]) + (" …" if len(self.tensors) > 5 else "")
-        return str(UsageError(self.what + (f": {names}" if names else ""), where=self.where, fix=self.fix))
+        return f"{self.what} ({len(self.tensors)}): {names}" if names else self.what
+
+    def __str__(self) -> str:
+        return str(UsageError(self.summary, where=self.where, fix=self.fix))
 
 
 class Weights(NamedTuple):
@@ -163,7 +168,9 @@ def _pickled(file: Path) -> dict[str, Tensor]:
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{file.name} is damaged: {reason}", where=str(file), fix=again) from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in tensors.values()
+    ):
         raise UsageError(
             f"{file.name} is not a table of tensors by name.",
             where=str(file),
@@ -172,22 +179,33 @@ def _pickled(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def meta_model(directory: Path, layout: Layout | None) -> PreTrainedModel:
+    """The model without weights, on the device "meta"."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        if layout:
+            return layout.model_class(layout.native_config)
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory, local_files_only=True))
+
+
 def check_tensors(
     weights: Weights,
     directory: Path,
-    model_class: type[PreTrainedModel],
-    config: PreTrainedConfig,
+    model: PreTrainedModel,
     layout: Layout | None,
 ) -> list[Problem]:
-    """What the tensors in the headers lack, have too many, or have in other shapes than the model wants.
+    """What the tensors in the headers lack, have too many, or have in other shapes than the (meta) model wants.
 
     Where files are missing or damaged, what lacks because of them is not told again.
     """
-    tensors, problems = dict(weights.tensors), []
+    tensors, problems, config = dict(weights.tensors), [], model.config
     table = layout.weights if layout else ()
     wrong = _misshapen(tensors, table, config)
     for name in wrong:
         del tensors[name]
+    model_class = type(model)
     if layout:
         from xtune.model.original import reader_class
 
@@ -201,21 +219,29 @@ def check_tensors(
             ignore_mismatched_sizes=True,  # told instead of raised
             output_loading_info=True,
         )
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        return [Problem(f"The weights cannot be put together: {reason}", str(directory), _AGAIN)]
+    except (RuntimeError, ValueError, KeyError):  # transformers names no tensor, but points at what it logged
+        return [
+            Problem(
+                "Layers that are made of several tensors (experts, for example) lack some, or these differ in shape.",
+                str(directory),
+                _AGAIN,
+            )
+        ]
     wrong |= {
         original_name(name, table): f"{list(found)} instead of {list(wanted)}"
         for name, found, wanted in info["mismatched_keys"]
     }
     missing = {original_name(name, table) for name in info["missing_keys"]} - wrong.keys()
     for what, names in (
-        ("tensors are missing", () if weights.problems else missing),
-        ("tensors have another shape than config.json says", [f"{name} {wrong[name]}" for name in wrong]),
-        ("tensors have no place in the model", (original_name(name, table) for name in info["unexpected_keys"])),
+        ("Missing tensors", () if weights.problems else missing),
+        ("Tensors of another shape than config.json says", [f"{name} {wrong[name]}" for name in wrong]),
+        (
+            "Tensors without a place in the model",
+            (original_name(name, table) for name in info["unexpected_keys"]),
+        ),
     ):
         if names := tuple(sorted(names, key=_by_number)):
-            problems.append(Problem(f"{len(names)} {what}", str(directory), _AGAIN, names))
+            problems.append(Problem(what, str(directory), _AGAIN, names))
     return problems
 
 

@@ -79,6 +79,7 @@ def load_model(
                 where=str(directory),
                 fix='Use a smaller model; to train, method.kind = "qlora" takes a quarter of the memory.',
             ) from error
+        _say_what_is_damaged(directory, layout, error)
         if not isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
             raise
         raise UsageError(
@@ -111,6 +112,25 @@ def _load_layout(directory: Path, layout: Layout, loading: dict) -> tuple[PreTra
         register()
         loading = {**loading, "attn_implementation": OWN}
     return load_original(directory, layout, **loading)
+
+
+def _say_what_is_damaged(directory: Path, layout: Layout | None, error: Exception) -> None:
+    """Raise a UsageError of the files or tensors over which a loader stumbled, which seldom names them."""
+    from xtune.model.health import check_tensors, meta_model, read_weights
+
+    weights = read_weights(directory)
+    problems = list(weights.problems)
+    if not problems:
+        try:
+            problems = check_tensors(weights, directory, meta_model(directory, layout), layout)
+        except Exception:  # then it was not the weights
+            return
+    if problems:
+        what = "; ".join(problem.summary.rstrip(".") for problem in problems[:3])
+        more = f" … ({len(problems)} in all, see xtune inspect)" if len(problems) > 3 else "."
+        raise UsageError(
+            f"The model cannot be loaded: {what}{more}", where=problems[0].where, fix=problems[0].fix
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,9 +24,7 @@ class SplitRows(ConversionOps):
     def convert(self, input_dict: dict[str, Any], source_patterns, target_patterns, config=None, **kwargs):
         (fused,) = input_dict.values()
         fused = fused[0] if isinstance(fused, list) else fused
-        # copies: views of one tensor would keep all of it, and count as shared weights
-        parts = [part.clone() for part in split_rows(fused, self.rows, config)]
-        return dict(zip(target_patterns, parts, strict=True))
+        return dict(zip(target_patterns, split_rows(fused, self.rows, config), strict=True))
 
     @property
     def reverse_op(self) -> ConversionOps:

@@ -18,9 +18,7 @@ def read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
     Raises UsageError for a file that is something else, or has not all the bytes its header tells of.
     """
     if substitute := instead_of_weights(file):
-        raise UsageError(
-            f"{file.name} {substitute}.", where=str(file), fix="Download the file itself again."
-        )
+        raise UsageError(f"{file.name} {substitute}.", where=str(file), fix="Download the file itself again.")
     with open(file, "rb") as stream:
         start = stream.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else _LONGEST

@@ -108,8 +108,12 @@ def _with_paths(recipe: Recipe, written: Written) -> Recipe:
         for n, source in enumerate(recipe.data.sources)
     ]
     data = recipe.data.model_copy(update={"sources": sources})
-    model_path = _found(recipe.model.path, ("model", "path"), written, _is_model)
-    model = recipe.model.model_copy(update={"path": model_path})
+    found = {"path": _found(recipe.model.path, ("model", "path"), written, _is_model)}
+    for option, ending in (("family", ".py"), ("template", ".jinja")):  # else it is a name
+        value = getattr(recipe.model, option)
+        if value.endswith(ending):
+            found[option] = _found(value, ("model", option), written, os.path.isfile)
+    model = recipe.model.model_copy(update=found)
     return recipe.model_copy(update={"data": data, "model": model})
 
 

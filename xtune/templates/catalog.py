@@ -59,13 +59,13 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         "control_tokens": ("[gMASK]", "<sop>", "<eop>"),
         "stop_tokens": ("<eop>",),
         "optional_tokens": ("[MASK]", "[sMASK]", "<s>", "</s>", "<pad>", "<unk>"),
-        "one_turn": "always",
+        "one_turn": True,
     },
     "chatglm2": {
         "control_tokens": ("[gMASK]", "sop", "</s>"),
         "stop_tokens": ("</s>",),
         "optional_tokens": ("[MASK]", "[sMASK]", "eop", "<s>", "<unk>"),
-        "one_turn": "always",
+        "one_turn": True,
     },
     "chatglm3": {
         "control_tokens": (
@@ -160,7 +160,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         "optional_tokens": (*_QWEN_TOKENS, "<tool_response>", "</tool_response>", "<think>", "</think>"),
         "variables": {"enable_thinking": None},
         "tool_calls": "hermes",
-        "one_turn": "reasoning",
+        "one_turn": True,
     },
     "smollm2": _CHATML,
     "vicuna": {

@@ -71,7 +71,7 @@ def render(
         dicts = [_with_reasoning_apart(message) for message in dicts]
     written = json.dumps([dicts, list(tools or [])], ensure_ascii=False)
     breaker, start, end, cut = _unused_markers(written)
-    if any(token in written for token in template.guarded_tokens):
+    if template.guarded_tokens and _pattern(template.guarded_tokens).search(written):
         defuse = _defuser(template.guarded_tokens, breaker)
         dicts, tools = defuse(dicts), defuse(list(tools or []))
     compiled = _compile(template.source)
@@ -158,10 +158,13 @@ def _unused_markers(written: str) -> list[str]:
     return unused
 
 
-def _defuser(control_tokens: Sequence[str], breaker: str) -> Callable[[Any], Any]:
-    pattern = re.compile(
-        "|".join(re.escape(token) for token in sorted(control_tokens, key=len, reverse=True))
-    )
+@lru_cache(maxsize=64)
+def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+
+
+def _defuser(control_tokens: tuple[str, ...], breaker: str) -> Callable[[Any], Any]:
+    pattern = _pattern(control_tokens)
 
     def defuse(value: Any) -> Any:
         if isinstance(value, str):
@@ -195,11 +198,10 @@ def _take_out(
     return "".join(parts), spans, breaks, cuts
 
 
-def _control_spans(text: str, control_tokens: Sequence[str], breaks: set[int]) -> list[tuple[int, int]]:
+def _control_spans(text: str, control_tokens: tuple[str, ...], breaks: set[int]) -> list[tuple[int, int]]:
     if not control_tokens:
         return []
-    pattern = "|".join(re.escape(token) for token in sorted(control_tokens, key=len, reverse=True))
-    spans = (match.span() for match in re.finditer(pattern, text))
+    spans = (match.span() for match in _pattern(control_tokens).finditer(text))
     # `breaks` holds the offset just behind the first character of every token that a person typed
     return [span for span in spans if span[0] + 1 not in breaks]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from xtune.errors import UsageError
 from xtune.messages import ROLES
@@ -28,8 +28,8 @@ class Template:
                     label at the next role token and never stands in the text
     variables       what the format may be given besides messages and tools, with the defaults
     tool_calls      how calls are written, by the name of a parser in tool_calls.py; None: the format has none
-    one_turn        when a conversation is trained one turn a sample, because later turns change how earlier
-                    ones are shown: "never", "reasoning" (where earlier turns have some), "always"
+    one_turn        whether a conversation is trained one turn a sample, because later turns change how earlier
+                    ones are shown
     """
 
     name: str
@@ -40,7 +40,7 @@ class Template:
     labels: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     tool_calls: str | None = None
-    one_turn: Literal["never", "reasoning", "always"] = "never"
+    one_turn: bool = False
 
     @property
     def guarded_tokens(self) -> tuple[str, ...]:
