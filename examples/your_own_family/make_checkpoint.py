@@ -26,7 +26,11 @@ config = {
     "torch_dtype": "bfloat16",
 }
 width, ffn, size = config["width"], config["ffn_width"], config["width"] // config["heads"]
-shapes = {"trunk.embed": (config["vocab_size"], width), "trunk.norm": (width,), "head": (config["vocab_size"], width)}
+shapes = {
+    "trunk.embed": (config["vocab_size"], width),
+    "trunk.norm": (width,),
+    "head": (config["vocab_size"], width),
+}
 for block in range(config["blocks"]):
     shapes |= {
         f"trunk.blocks.{block}.norm1": (width,),

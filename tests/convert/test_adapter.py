@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from tests.families.conftest import PARITY, options_of
 from xtune.cli.main import main
 from xtune.convert.adapter import convert_adapter
+from xtune.convert.adapter_config import for_old_peft
 from xtune.convert.layout import original_tensors
 from xtune.convert.weights import read_tensors
 from xtune.errors import UsageError
@@ -197,7 +198,7 @@ def test_back_again_is_the_same_to_the_bit(name, tmp_path):
     adapter, _ = theirs(name, tmp_path / "theirs", use_rslora=name == "chatglm3", lora_dropout=0.1)
     convert_adapter(adapter, tmp_path / "ours", layout="native")
     convert_adapter(tmp_path / "ours", tmp_path / "back", layout="original")
-    assert config_of(tmp_path / "back") == config_of(adapter)
+    assert config_of(tmp_path / "back") == for_old_peft(config_of(adapter))
     before, after = (load_file(path / "adapter_model.safetensors") for path in (adapter, tmp_path / "back"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -377,6 +378,18 @@ def test_pickled_adapters_and_files_beside(tmp_path):
         "adapter_model.safetensors",
         *beside,
     }
+
+
+def test_adapter_of_a_run(tmp_path, capsys):
+    trained_here("internlm2", tmp_path / "run" / "adapter", target_modules=["q_proj", "down_proj"])
+    for name in ("recipe.py", "environment.json"):
+        (tmp_path / "run" / name).touch()
+    code, out, err = run(
+        capsys, "convert", "adapter", tmp_path / "run", tmp_path / "out", "--layout", "original"
+    )
+    assert (code, err) == (0, "")
+    assert out == f"converted {tmp_path / 'out'} (original layout, 4 layers, rank 4)\n"
+    assert config_of(tmp_path / "out")["target_modules"] == ["w2", "wqkv"]
 
 
 def test_adapter_must_fit_to_the_last_tensor(tmp_path):

@@ -1,5 +1,6 @@
 """The commands of examples/your_own_family, in order, as its README has them; in this process, to save time."""
 
+import re
 import runpy
 import shlex
 import shutil
@@ -95,3 +96,18 @@ def test_what_xtune_inspect_says_while_the_table_is_unfinished(after_the_command
     told = capsys.readouterr().err
     assert "Missing tensors (2): trunk.blocks.0.mlp.up_proj.weight" in told
     assert "without a place in the model (2): trunk.blocks.0.ffn.up.weight" in told
+
+
+def test_the_page_of_families_names_all_with_their_options():
+    from xtune.families import FAMILIES
+
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        (row,) = re.findall(rf"^\| `{family.name}` \|.*$", page, re.M)
+        assert all(f"`{option}`" in row for option in family.options)
+
+
+@pytest.mark.parametrize("file", ["docs/families.md", f"{EXAMPLE}/README.md"])
+def test_links_lead_somewhere(file):
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / file).read_text(encoding="utf-8")):
+        assert ((ROOT / file).parent / target).exists(), target

@@ -89,7 +89,7 @@ def test_loss_covers_each_answer_and_its_stop_token(name, data):
     for answer, (start, end) in zip(answers, rendered.loss_spans, strict=True):
         if "think>" not in answer:  # which some formats take apart
             assert answer.strip() in rendered.text[start:end]
-        if template.one_turn != "always" or (start, end) == rendered.loss_spans[-1]:
+        if not template.one_turn or (start, end) == rendered.loss_spans[-1]:
             assert template.labels.get(controls[end], controls[end]) in template.stop_tokens
 
 

@@ -111,8 +111,8 @@ def reply(chat: Chat, history: list[Message], prompt: str, write: Callable[[str]
     answer, finished = "", False
     try:
         for piece in stream:
-            # some formats begin an answer with a line break, which is no part of it
-            write(piece if answer.strip() else piece.lstrip())
+            # GLM begins an answer with a line break, which is no part of it
+            write(piece.lstrip() if chat.template.tool_calls and not answer.strip() else piece)
             answer += piece
         finished = True
     finally:

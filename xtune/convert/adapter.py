@@ -22,6 +22,7 @@ from xtune.convert.adapter_config import (
     Config,
     check_targets,
     config_for,
+    for_old_peft,
     read_config,
     saved_layers,
     some,
@@ -129,7 +130,9 @@ def convert_adapter(
         kept,
         {*map(layer_of, goes)},
     )
-    if native and config.get("task_type") == "SEQ_2_SEQ_LM":  # said of ChatGLM-6B
+    if not native:
+        config = for_old_peft(config)
+    elif config.get("task_type") == "SEQ_2_SEQ_LM":  # said of ChatGLM-6B
         config["task_type"] = "CAUSAL_LM"
     content = {
         f"{PREFIX}{name}.{kind}": tensor.clone().contiguous()  # no file holds two views of one tensor

@@ -27,6 +27,30 @@ _REFUSED = (
 # and PEFT does so again in loading the adapter.
 _BASE_UNCHANGED = (True, False, None, "gaussian", "orthogonal", "eva")
 
+# The fields of PEFT 0.5 (August 2023), the first with ranks by layer. Publishers' code needs a transformers as old,
+# and PEFTs before 0.14 fail at a field that they do not know, though it says nothing.
+_OLD = {
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "revision",
+    "target_modules",
+    "task_type",
+}
+_SAYS_NOTHING = {"megatron_core", "peft_version", "qalora_group_size", "runtime_config"}  # alone
+
 
 def read_config(adapter: Path) -> Config:
     """Of the adapter in a directory. Raises UsageError where there is none, or none that can be converted."""
@@ -128,6 +152,15 @@ def config_for(
         key: None for key in ("exclude_modules", "layers_to_transform", "layers_pattern") if key in config
     }
     return {**config, **changed, **narrowing}
+
+
+def for_old_peft(config: Config) -> Config:
+    """The config without later fields that are not set."""
+    return {
+        name: value
+        for name, value in config.items()
+        if name in _OLD or (value not in (None, False, {}, []) and name not in _SAYS_NOTHING)
+    }
 
 
 def some(names: Collection[str]) -> str:

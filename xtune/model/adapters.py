@@ -90,7 +90,10 @@ def read_adapter(directory: Path) -> dict[str, Tensor]:
 
 def _does_not_fit(model: PreTrainedModel, directory: Path, tensors: Iterable[str], why: str) -> UsageError:
     names = [name.removeprefix(PREFIX) for name in tensors]
-    layout = read_layout(Path(model.name_or_path), Options()) if Path(model.name_or_path).is_dir() else None
+    try:
+        layout = read_layout(Path(model.name_or_path), Options())
+    except UsageError:  # moved, or of a family that had to be named
+        layout = None
     table = layout.weights if layout else ()
     fused = [entry.original for entry in table if isinstance(entry, Fused)]
     if any(native_name(name, table) != name or any(whole in name for whole in fused) for name in names):
