@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import pytest
+import torch
 
 from tests.conftest import ROOT
 from tests.e2e.test_readme import commands
@@ -18,11 +19,15 @@ EXAMPLE = "examples/your_own_family"
 @pytest.fixture(scope="module")
 def after_the_commands(tmp_path_factory):
     """The copy of the example in which all commands ran, and what each printed."""
+    torch.set_num_threads(1)  # so small a model is slower with more
     folder = tmp_path_factory.mktemp("example") / "mine"
     shutil.copytree(ROOT / EXAMPLE, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command in commands(f"{EXAMPLE}/README.md"):
+            import time
+
+            print(command, time.time())
             program, *arguments = shlex.split(command)
             if program == "python":
                 patch.setattr(sys, "argv", arguments)

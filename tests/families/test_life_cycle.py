@@ -72,6 +72,7 @@ def test_a_resumed_run_ends_with_the_same_weights(run, tmp_path):
         load_file(path / "adapter" / "adapter_model.safetensors") for path in (finished.path, other)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all("lora_" in name for name in ours)  # no copy of the embeddings
     assert any(weight.abs().max() > 0 for name, weight in ours.items() if "lora_B" in name)
 
 

@@ -111,9 +111,9 @@ def reply(chat: Chat, history: list[Message], prompt: str, write: Callable[[str]
     answer, finished = "", False
     try:
         for piece in stream:
+            begins, answer = not answer.strip(), answer + piece
             # GLM begins an answer with a line break, which is no part of it
-            write(piece.lstrip() if chat.template.tool_calls and not answer.strip() else piece)
-            answer += piece
+            write(piece.lstrip() if begins and chat.template.tool_calls else piece)
         finished = True
     finally:
         stream.close()  # stops the model, also where the interrupt came while writing

@@ -39,7 +39,7 @@ from xtune.convert.adapter_layers import (
     split_layer,
 )
 from xtune.convert.disk import check_place, disk_errors
-from xtune.convert.standalone import _copy_tokenizer
+from xtune.convert.standalone import copy_tokenizer
 from xtune.convert.weights import write_json
 from xtune.errors import UsageError
 from xtune.families import read_layout
@@ -142,7 +142,7 @@ def convert_adapter(
     with disk_errors(out), new_directory(out) as work:
         save_file(content, work / "adapter_model.safetensors", metadata={"format": "pt"})
         write_json(work / "adapter_config.json", config)
-        _copy_tokenizer(source, work)
+        copy_tokenizer(source, work)
         for name in ("chat_template.jinja", NOTE):
             if (source / name).is_file():
                 shutil.copyfile(source / name, work / name)

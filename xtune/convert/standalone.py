@@ -41,7 +41,7 @@ def write_companions(
     if native and find_family(source, target.options.family).load_tokenizer:
         _save_for_transformers(tokenizer, directory)
     else:
-        _copy_tokenizer(source, directory)
+        copy_tokenizer(source, directory)
         if native or read_layout(model_directory(target.base), target.options) is None:
             # Some programs prefer the template in here to chat_template.jinja: there must be only one.
             _change_settings(directory, chat_template=None)
@@ -62,7 +62,8 @@ def _tokenizer_source(target: Target, tokenizer: PreTrainedTokenizerFast) -> Pat
     return model_directory(target.base if same else target.tokenizer_path)
 
 
-def _copy_tokenizer(source: Path, directory: Path) -> None:
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copy the tokenizer files that lie in `source`, publisher's own and transformers'."""
     for pattern in _TOKENIZER_FILES:
         for file in source.glob(pattern):
             if file.is_file():

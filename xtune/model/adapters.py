@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def attach_adapter(model: PreTrainedModel, method: Lora) -> PeftModel:
         bias="none",
     )
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         linear = sorted(
             {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
@@ -46,6 +47,10 @@ def attach_adapter(model: PreTrainedModel, method: Lora) -> PeftModel:
             where="method.targets",
             fix=f'Use "all-linear" or some of: {", ".join(linear)}',
         ) from None
+    # PEFT looks for vocab_size in the base's config.json, which ChatGLM calls otherwise, and takes its absence for
+    # added tokens: every checkpoint would bring both embeddings along.
+    adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
+    return adapted
 
 
 def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:

@@ -79,6 +79,10 @@ def read_weights(directory: Path) -> Weights:
             tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
         except UsageError as error:
             problems.append(Problem(error.what, str(error.where), str(error.fix)))
+        except OSError as error:
+            problems.append(
+                Problem(f"{file.name} cannot be read: {error}", str(file), "Check its permissions.")
+            )
     return Weights(tuple(files), tensors, tuple(problems))
 
 
@@ -256,7 +260,7 @@ def _misshapen(tensors: dict[str, Tensor], table: Iterable, config: PreTrainedCo
             query, groups, size = heads(config)
             rows = (query + 2 * groups) * size
             for name, tensor in tensors.items():
-                if entry.original in name and tensor.shape[0] != rows:
+                if entry.original in name and tensor.shape[:1] != (rows,):
                     wrong[name] = f"{list(tensor.shape)} instead of {[rows, *tensor.shape[1:]]}"
     return wrong
 
