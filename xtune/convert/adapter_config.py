@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
+from xtune.families import read_json
 
 Config = dict[str, Any]
 """An adapter_config.json."""
@@ -61,12 +61,7 @@ def read_config(adapter: Path) -> Config:
             where="ADAPTER",
             fix="Name the directory with adapter_config.json and adapter_model.safetensors.",
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(
-            f"adapter_config.json is not JSON: {error}", where=str(file), fix="Copy the file again."
-        ) from None
+    config = read_json(file)
     if config.get("peft_type") != "LORA":
         raise UsageError(
             f"Only LoRA adapters can be converted, and this is {config.get('peft_type')}.",

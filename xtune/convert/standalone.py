@@ -11,6 +11,7 @@ from xtune.chat.generate import stop_ids
 from xtune.convert.weights import write_json
 from xtune.families import find_family, read_layout
 from xtune.families.embedded import model_directory
+from xtune.families.family import Options
 from xtune.families.tokenizer import load_tokenizer
 from xtune.run.target import Target, write_note
 
@@ -51,7 +52,8 @@ def write_companions(
     generation["eos_token_id"] = stop_ids(tokenizer, target.template)
     generation.setdefault("pad_token_id", tokenizer.pad_token_id)
     write_json(directory / "generation_config.json", generation)
-    write_note(directory, base=None, template=target.template, options=target.options)
+    options = Options() if native else target.options
+    write_note(directory, base=None, template=target.template, options=options)
 
 
 def _tokenizer_source(target: Target, tokenizer: PreTrainedTokenizerFast) -> Path:

@@ -48,12 +48,20 @@ def read_config(directory: Path) -> dict:
             where="model.path",
             fix='Give a directory with config.json and *.safetensors, or the embedded model "smollm2".',
         )
+    return read_json(path)
+
+
+def read_json(file: Path) -> dict:
+    """A JSON object from a file. Raises UsageError where it holds none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(
-            f"config.json is not JSON: {error}", where=str(path), fix="Copy the file again."
+            f"{file.name} is not JSON: {error}", where=str(file), fix="Copy the file again."
         ) from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{file.name} is not a table.", where=str(file), fix="Copy the file again.")
+    return content
 
 
 def find_family(directory: Path, name: str = "auto") -> Family:

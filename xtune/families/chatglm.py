@@ -109,7 +109,9 @@ def _template(config: Config, directory: Path) -> str:
     told = told.lower()
     if "chatglm3" in told or "<|observation|>" in told:
         return "chatglm3"
-    return "chatglm2" if "chatglm2" in told or "tokenization_chatglm" in told else "chatglm3"
+    # the code of ChatGLM3 would have told of itself above
+    code = (directory / "tokenization_chatglm.py").is_file()
+    return "chatglm2" if "chatglm2" in told or code else "chatglm3"
 
 
 FAMILY = Family(

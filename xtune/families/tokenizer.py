@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _ORIGINAL = ("tokenizer.model", "qwen.tiktoken", "ice_text.model")
 
 
+_COPY = "Copy the model's tokenizer files into the directory."
+
+
 def load_tokenizer(path: str | Path, *, family: str = "auto") -> PreTrainedTokenizerFast:
     """The tokenizer of a model or adapter directory, or an embedded model. Raises UsageError where there is none."""
     directory = model_directory(str(path))
@@ -30,6 +33,8 @@ def load_tokenizer(path: str | Path, *, family: str = "auto") -> PreTrainedToken
         if reader and not (saved and not any((directory / name).is_file() for name in _ORIGINAL)):
             tokenizer = reader(directory)
     tokenizer = tokenizer or _native_tokenizer(directory)  # also of an adapter, where no config.json is
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of no files at all
+        raise UsageError("The tokenizer is missing.", where=str(directory), fix=_COPY)
     if tokenizer.pad_token_id is None:  # padding is masked everywhere: any token does
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -44,5 +49,5 @@ def _native_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
         raise UsageError(
             f"The tokenizer cannot be loaded: {str(error).splitlines()[0]}",
             where=str(directory),
-            fix="Copy the model's tokenizer files into the directory.",
+            fix=_COPY,
         ) from None

@@ -76,7 +76,7 @@ def read_weights(directory: Path) -> Weights:
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+            tensors |= _safetensors(file) if file.suffix == ".safetensors" else read_pickled(file)
         except UsageError as error:
             problems.append(Problem(error.what, str(error.where), str(error.fix)))
         except OSError as error:
@@ -141,8 +141,9 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
     }
 
 
-def _pickled(file: Path) -> dict[str, Tensor]:
-    """The tensors of a pytorch_model*.bin. Raises UsageError for one that is damaged, or a program."""
+def read_pickled(file: Path, device: str = "meta") -> dict[str, Tensor]:
+    """The tensors of a pytorch_model*.bin, mapped into memory or without data. Raises UsageError for one that is
+    damaged, or holds more than tensors."""
     import torch
 
     again = "Download the file again."
@@ -159,7 +160,7 @@ def _pickled(file: Path) -> dict[str, Tensor]:
             fix="Download it again, or write it anew: torch.save(torch.load(file, weights_only=True), file)",
         )
     try:
-        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+        tensors = torch.load(file, map_location=device, weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         raise UsageError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
+from xtune.families import read_json
 from xtune.families.choose_template import choose_template, own_template
 from xtune.families.embedded import EMBEDDED, model_directory
 from xtune.families.family import Options
@@ -63,7 +64,7 @@ def find_target(path: str, *, base: str | None = None) -> Target:
         base = (
             base
             or note.get("base")
-            or _read_json(directory / "adapter_config.json").get("base_model_name_or_path")
+            or read_json(directory / "adapter_config.json").get("base_model_name_or_path")
         )
         if base not in EMBEDDED and not (base and model_directory(base).is_dir()):
             raise UsageError(
@@ -116,22 +117,19 @@ def write_note(
 
 def _read_note(directory: Path) -> dict[str, Any]:
     file = directory / NOTE
-    return _read_json(file) if file.is_file() else {}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(
-            f"{file.name} is not JSON: {error}", where=str(file), fix="Copy the file again."
-        ) from None
-    return content if isinstance(content, dict) else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def _trained_with(directory: Path, note: dict[str, Any], base: Path) -> tuple[Template, Options]:
     """Template and options that the note names; else the Jinja that lies beside the weights; else the base's."""
-    options = Options(**note.get("model_options", {}))
+    try:
+        options = Options(**note.get("model_options", {}))
+    except TypeError as error:
+        raise UsageError(
+            f"model_options has what xtune does not know: {error}",
+            where=str(directory / NOTE),
+            fix="Correct it, or use the xtune that wrote it.",
+        ) from None
     variables = note.get("template_variables", {})
     if note.get("template") in template_names():
         return with_variables(find_template(note["template"]), variables), options
