@@ -46,7 +46,7 @@ def write_companions(
         if native or read_layout(model_directory(target.base), target.options) is None:
             # Some programs prefer the template in here to chat_template.jinja: there must be only one.
             _change_settings(directory, chat_template=None)
-    (directory / "chat_template.jinja").write_text(target.template.source, encoding="utf-8")
+    (directory / "chat_template.jinja").write_text(target.template.standalone, encoding="utf-8")
     file = model_directory(target.base) / "generation_config.json"
     generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     generation["eos_token_id"] = stop_ids(tokenizer, target.template)

@@ -78,6 +78,7 @@ class Family:
     load_tokenizer  reads the publisher's tokenizer files; where it is None or returns that, transformers does
     refuses         why a checkpoint that looks like one of the family is none; None: it is one
     options         those of Options, besides family, that it takes
+    lora_targets    the linear layers of attention, which `method.targets = "attention"` means
     """
 
     name: str
@@ -88,6 +89,7 @@ class Family:
     load_tokenizer: Callable[[Path], PreTrainedTokenizerFast | None] | None = None
     refuses: Callable[[Config], str | None] = lambda config: None
     options: tuple[str, ...] = ()
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def no_stock_class(reason: str) -> UsageError:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtune.errors import RecipeError, UsageError
 from xtune.families import read_layout
-from xtune.families.family import Options
+from xtune.families.family import Family, Options
 from xtune.families.layout import Fused, native_name
 from xtune.recipe.schema import Lora
 
@@ -24,8 +24,13 @@ PREFIX = "base_model.model."
 """What PEFT puts before a model's own names."""
 
 
-def attach_adapter(model: PreTrainedModel, method: Lora) -> PeftModel:
-    """The model with a new, untrained LoRA adapter; only the adapter is trainable, in float32."""
+def attach_adapter(
+    model: PreTrainedModel, method: Lora, attention: Sequence[str] = Family.lora_targets
+) -> PeftModel:
+    """The model with a new, untrained LoRA adapter; only the adapter is trainable, in float32.
+
+    attention   what `method.targets = "attention"` means: the family's lora_targets
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -33,7 +38,7 @@ def attach_adapter(model: PreTrainedModel, method: Lora) -> PeftModel:
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
-        target_modules=method.targets,
+        target_modules=list(attention) if method.targets == "attention" else method.targets,
         bias="none",
     )
     try:

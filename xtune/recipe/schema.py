@@ -56,7 +56,7 @@ class Lora(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapters' input."""
     targets: str | list[str] = "all-linear"
-    """Linear layers that get an adapter: "all-linear" (all but the output layer) or their names."""
+    """Linear layers that get an adapter: "all-linear" (all but the output layer), "attention", or their names."""
 
 
 class Qlora(Lora):

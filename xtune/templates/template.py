@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,15 @@ class Template:
     def guarded_tokens(self) -> tuple[str, ...]:
         """All tokens that people cannot write."""
         return self.control_tokens + self.optional_tokens
+
+    @property
+    def standalone(self) -> str:
+        """The source with its variables' values in it, for renderers that are not given any."""
+        lines = ""
+        for name, value in self.variables.items():
+            literal = "none" if value is None else json.dumps(value, ensure_ascii=False)
+            lines += f"{{% set {name} = {name} if {name} is defined else {literal} %}}\n"
+        return lines + self.source
 
 
 def template_names() -> list[str]:

@@ -52,7 +52,7 @@ def parse_tool_calls(text: str, template: Template) -> ParsedAnswer:
 
 
 def keywords(arguments: Mapping[str, Any]) -> str:
-    """Arguments as Python's keywords, `city='Beijing', days=2`, for ChatGLM3: a filter of its template.
+    """Arguments as Python's keywords, `city='Beijing', days=2`, for ChatGLM3's template.
 
     The renderer's markers, which repr() would escape, stay what they are.
     """

@@ -13,6 +13,7 @@ from xtune.convert.standalone import write_companions
 from xtune.data.dataset import Dataset, load_dataset
 from xtune.data.plan import Plan, make_plan
 from xtune.errors import ResourceError
+from xtune.families import find_family
 from xtune.families.choose_template import Choice, choose_template
 from xtune.families.embedded import model_directory
 from xtune.families.family import Options
@@ -157,7 +158,10 @@ def _trainable_model(recipe: Recipe) -> PreTrainedModel:
     )
     if recipe.data.packing:
         use_packed_attention(model, options.attention)
-    return model if full else attach_adapter(model, method)
+    if full:
+        return model
+    family = find_family(model_directory(options.path), options.family)
+    return attach_adapter(model, method, family.lora_targets)
 
 
 def _probe_before(recipe: Recipe, run: Run, model, preparation: Preparation) -> list[str]:
@@ -185,7 +189,7 @@ def _save_result(recipe: Recipe, run: Run, model, preparation: Preparation) -> N
     if target.is_dir():  # a finished run that was resumed for more steps
         shutil.rmtree(target)
     with new_directory(target) as directory:
-        tokenizer.chat_template = template.source
+        tokenizer.chat_template = template.standalone
         options = Options.of(recipe.model)
         if full:
             write_model(model, model_directory(recipe.model.path), directory, options=options)
