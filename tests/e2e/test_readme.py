@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# `make test` is what runs this; `make quickstart` has a test of its own below.
+# `make test` is what runs this; `make quickstart` has a test of its own below, and .ci/run calls both.
 OUTSIDE = {"make quickstart", "make test"}
 
 
@@ -76,6 +76,7 @@ def test_links_and_pictures_exist():
             assert (ROOT / target).exists(), f"{file}: {target}"
 
 
+@pytest.mark.slow  # .ci/run calls it for real, installation and all
 def test_make_quickstart(tmp_path):
     """In a copy of the repository whose .venv is this one: what the README's first command shows."""
     for name in ("Makefile", "pyproject.toml", "requirements", "examples"):

@@ -97,7 +97,7 @@ def test_a_merged_model_has_its_bases_layout_and_files(run, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_untrained_weights_go_out_and_come_back_bit_for_bit(published, name, tmp_path):
     """To transformers' layout and back, where it has one; every tensor of the publisher's files, with its type."""
-    base, options = published(name), options_of(name)
+    base, options = shutil.copytree(published(name), tmp_path / "base"), options_of(name)
     (base / "xtune.json").write_text(json.dumps({"template": "chatml", "model_options": options.chosen()}))
     export(base, tmp_path / "original", "original")
     before = all_tensors(base)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtune.errors import UsageError
 from xtune.families import find_family, read_config, read_layout
-from xtune.families.choose_template import Choice, choose_template
+from xtune.families.choose_template import Choice, choose_template, own_template
 from xtune.families.embedded import EMBEDDED, model_directory
 from xtune.families.family import Family, Layout, Options
 from xtune.families.layout import Fused, native_name
@@ -169,14 +169,16 @@ def _recognised_by(family: Family, directory: Path) -> dict[str, Any]:
 
 def _template(seen: Inspection, directory: Path, family: str) -> Choice | None:
     try:
-        choice = choose_template("auto", directory, family=family)
-    except UsageError as error:  # a base model often has none, and needs none
-        seen.notes.append(f"no chat template: {error.what} {error.fix}")
-        return None
+        own_template(directory)
+        try:
+            choice = choose_template("auto", directory, family=family)
+        except UsageError as error:  # a base model often has none, and needs none
+            seen.notes.append(f"no chat template: {error.what} {error.fix}")
+            return None
     except Exception as error:  # whatever a damaged tokenizer_config.json or Jinja file brings up
         fix = "Copy tokenizer_config.json and chat_template.jinja again."
         problem = Problem(
-            f"The chat template cannot be read: {type(error).__name__}: {error}", str(directory), fix
+            f"The chat template cannot be read: {str(error).splitlines()[0]}", str(directory), fix
         )
         seen.problems.append(problem)
         return None
