@@ -1,16 +1,22 @@
-"""InternLM3 (Shanghai AI Laboratory), native in transformers under its own name."""
+"""InternLM3 (Shanghai AI Laboratory): LLaMA under its own name, as transformers has it too."""
 
 from __future__ import annotations
 
 from xtune.families.family import Config, Family, Layout, Options
+from xtune.families.llama_config import llama_config
 from xtune.families.tokenizers_original import internlm2_tokenizer
 
 
 def _layout(config: Config, options: Options) -> Layout:
-    from transformers import InternLM3Config, LlamaForCausalLM  # what transformers builds of that config
+    from transformers import LlamaForCausalLM
 
-    native = {key: value for key, value in config.items() if key not in ("auto_map", "attn_implementation")}
-    return Layout("internlm3", InternLM3Config(**native), LlamaForCausalLM)
+    native = llama_config(
+        config,
+        head_dim=config.get("head_dim", config["hidden_size"] // config["num_attention_heads"]),
+        attention_bias=config.get("qkv_bias", False),
+        mlp_bias=config.get("bias", False),
+    )
+    return Layout("internlm3", native, LlamaForCausalLM)
 
 
 FAMILY = Family(
