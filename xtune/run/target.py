@@ -47,9 +47,9 @@ def find_target(path: str, *, base: str | None = None) -> Target:
 
     base    where an adapter's base model is, instead of where the adapter says
     """
-    directory = Path(path).expanduser()
     if path in EMBEDDED:
         return Target(path, None, choose_template("auto", model_directory(path)).template)
+    directory = model_directory(path)  # of the hub, if it is a name there
     if is_run(directory):
         result = Run(directory).result
         if result is None:
@@ -110,7 +110,10 @@ def write_note(
         note["model_options"] = chosen
     if base is not None:
         path = model_directory(base)
-        note["base"] = base if base in EMBEDDED else str(path.resolve())
+        elsewhere = (
+            base in EMBEDDED or not Path(base).expanduser().exists()
+        )  # a name, which any machine knows
+        note["base"] = base if elsewhere else str(path.resolve())
         note["base_fingerprint"] = fingerprint(path)
     (directory / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
