@@ -203,7 +203,8 @@ def test_saved_and_loaded(model, tmp_path):
 
 
 def test_lora(model):
-    peft = pytest.importorskip("peft")
+    import peft
+
     adapted = peft.get_peft_model(
         model, peft.LoraConfig(r=2, target_modules=["q_proj", "o_proj", "down_proj"], task_type="CAUSAL_LM")
     )
@@ -216,8 +217,7 @@ def test_lora(model):
 
 
 def test_qlora(model, tmp_path):
-    pytest.importorskip("bitsandbytes")
-    peft = pytest.importorskip("peft")
+    import peft
     from transformers import BitsAndBytesConfig
 
     model.save_pretrained(tmp_path)

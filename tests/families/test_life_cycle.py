@@ -32,21 +32,26 @@ CONVERSATIONS = [
 ]
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def run(request, published, tmp_path_factory):
-    """A finished run of two LoRA steps on a checkpoint as published, and that checkpoint."""
+def two_steps(name, base, folder, method):
+    """A finished run of two steps."""
     torch.set_num_threads(1)
-    base, folder = published(request.param), tmp_path_factory.mktemp("run")
     (folder / "data.jsonl").write_text("\n".join(map(json.dumps, CONVERSATIONS)))
-    chosen = options_of(request.param).chosen()
+    chosen = options_of(name).chosen()
     recipe = f"""
 model = dict(path={str(base)!r}, **{chosen!r})
-method = dict(kind="lora", rank=4, alpha=8)
+method = {method}
 data = dict(sources=[dict(path="data.jsonl")], max_length=256)
 train = dict(steps=2, batch_size=4, lr=1e-2, checkpoint_every=1)
 """
     (folder / "recipe.py").write_text(recipe)
-    return train(load_recipe(folder / "recipe.py"), run_dir=folder / "run"), base
+    return train(load_recipe(folder / "recipe.py"), run_dir=folder / "run")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def run(request, published, tmp_path_factory):
+    """A finished LoRA run on a checkpoint as published, and that checkpoint."""
+    base, folder = published(request.param), tmp_path_factory.mktemp("run")
+    return two_steps(request.param, base, folder, "dict(kind='lora', rank=4, alpha=8)"), base
 
 
 def all_tensors(directory):
@@ -74,6 +79,21 @@ def test_a_resumed_run_ends_with_the_same_weights(run, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert all("lora_" in name for name in ours)  # no copy of the embeddings
     assert any(weight.abs().max() > 0 for name, weight in ours.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("name", ["baichuan2_7b", "chatglm3", "internlm2", "qwen_v1"])
+def test_full_training_resumes_and_leaves_its_bases_layout(name, published, tmp_path):
+    run = two_steps(name, published(name), tmp_path, "dict(kind='full')")
+    first = all_tensors(run.path / "model")
+    shutil.rmtree(run.path / "checkpoints" / "checkpoint-2")
+    shutil.rmtree(run.path / "model")
+    resume(run.path)
+    again, before = all_tensors(run.path / "model"), all_tensors(published(name))
+    assert first.keys() == again.keys() == before.keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], before[key].float()) for key in first)
+    target = find_target(str(run.path))
+    assert torch.isfinite(logits(load_model(target.base, dtype="float32", options=target.options))).all()
 
 
 def test_a_merged_model_has_its_bases_layout_and_files(run, tmp_path):

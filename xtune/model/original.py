@@ -6,17 +6,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 
 from xtune.families.family import Layout
-from xtune.families.layout import Fused, Rename, join_rows, split_rows
+from xtune.families.layout import Fused, Rename, split_rows
 
 
 class SplitRows(ConversionOps):
-    """split_rows, for transformers."""
+    """split_rows, for transformers. It has no reverse, since what xtune writes goes through convert/layout.py."""
 
     def __init__(self, rows: str):
         self.rows = rows
@@ -25,25 +24,6 @@ class SplitRows(ConversionOps):
         (fused,) = input_dict.values()
         fused = fused[0] if isinstance(fused, list) else fused
         return dict(zip(target_patterns, split_rows(fused, self.rows, config), strict=True))
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return JoinRows(self.rows)
-
-
-class JoinRows(ConversionOps):
-    """join_rows, for transformers."""
-
-    def __init__(self, rows: str):
-        self.rows = rows
-
-    def convert(self, input_dict: dict[str, Any], source_patterns, target_patterns, config=None, **kwargs):
-        parts = [part[0] if isinstance(part, list) else part for part in input_dict.values()]
-        return {target_patterns[0]: join_rows(tuple(parts), self.rows, config)}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return SplitRows(self.rows)
 
 
 def load_original(path, layout: Layout, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -92,9 +72,3 @@ def _reader(
             ]
     register_checkpoint_conversion_mapping(reader.__name__, transforms, overwrite=True)
     return reader
-
-
-def parameter_count(model_class: type[PreTrainedModel], config) -> int:
-    """Weights of a model, counted without making any."""
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in model_class(config).parameters())
