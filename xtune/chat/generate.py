@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from xtune.data.encode import encode
+from xtune.data.encode import encode, vocabulary_of
 from xtune.errors import UsageError
 from xtune.messages import Message
 from xtune.templates.template import Template
@@ -83,7 +83,7 @@ def generate(
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> list[int]:
     """Ids that end an answer: the template's stop tokens and the tokenizer's end of text."""
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = vocabulary_of(tokenizer)
     ids = [vocabulary[token] for token in template.stop_tokens if token in vocabulary]
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)

@@ -9,7 +9,6 @@ Both are exact. So they are for DoRA (arXiv:2402.09353), whose norms are of sing
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import defaultdict
@@ -40,16 +39,16 @@ from xtune.convert.adapter_layers import (
 )
 from xtune.convert.disk import check_place, disk_errors
 from xtune.convert.standalone import copy_tokenizer
-from xtune.convert.weights import write_json
 from xtune.errors import UsageError
 from xtune.families import read_layout
 from xtune.families.embedded import model_directory
-from xtune.families.family import Layout, Options
+from xtune.families.family import Layout
 from xtune.families.layout import Fused
 from xtune.home import new_directory
+from xtune.json_file import write_json
 from xtune.model.adapters import PREFIX, read_adapter
 from xtune.run.directory import Run, is_run
-from xtune.run.target import NOTE
+from xtune.run.target import NOTE, noted_options, read_note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +150,7 @@ def convert_adapter(
 
 def _published(source: Path, config: Config, base: str | Path | None) -> Layout:
     """The layout of the adapter's base, which must be one of a publisher's."""
-    note = json.loads((source / NOTE).read_text(encoding="utf-8")) if (source / NOTE).is_file() else {}
+    note = read_note(source)
     base = base or note.get("base") or config.get("base_model_name_or_path")
     directory = model_directory(str(base)) if base else None
     if directory is None or not directory.is_dir():
@@ -162,7 +161,7 @@ def _published(source: Path, config: Config, base: str | Path | None) -> Layout:
             where=str(source),
             fix="Say where it is: --base DIR.",
         )
-    layout = read_layout(directory, Options(**note.get("model_options", {})))
+    layout = read_layout(directory, noted_options(note, source))
     if layout is None or not layout.weights:
         raise UsageError(
             f"There is nothing to convert: layers of {directory} have the same names in transformers.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
-from xtune.families import read_json
+from xtune.json_file import read_json
 
 Config = dict[str, Any]
 """An adapter_config.json."""

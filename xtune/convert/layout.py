@@ -6,17 +6,17 @@ are the base's own. Where nothing was trained every tensor comes back bit for bi
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtune.convert.weights import dtype_on_disk, read_tensors, write_json
+from xtune.convert.weights import dtype_on_disk, read_tensors
 from xtune.families import read_config, read_layout
 from xtune.families.family import Layout, Options
 from xtune.families.layout import Fused, join_rows, original_name
+from xtune.json_file import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ def _write_native(model: PreTrainedModel, directory: Path) -> None:
 
 def _add_older_names(file: Path) -> None:
     """transformers before 5 reads rotary settings and the type by other names, and else takes its defaults."""
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file)
     rope = dict(config.get("rope_parameters") or {})
     theta, fraction = rope.pop("rope_theta", None), rope.pop("partial_rotary_factor", None)
     older = {
@@ -135,4 +135,4 @@ def _write_shards(tensors: Iterable[tuple[str, Tensor]], directory: Path) -> Non
         (directory / f"{index}.tmp").rename(directory / name)
     index = {tensor: name for name, held in zip(names, shards, strict=True) for tensor in held}
     content = {"metadata": {"total_size": sum(sizes)}, "weight_map": index}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_json(directory / "model.safetensors.index.json", content)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtune.chat.generate import stop_ids
-from xtune.convert.weights import write_json
 from xtune.families import find_family, read_layout
 from xtune.families.embedded import model_directory
 from xtune.families.family import Options
 from xtune.families.tokenizer import load_tokenizer
+from xtune.json_file import read_json, read_json_if_there, write_json
 from xtune.run.target import Target, write_note
 
 if TYPE_CHECKING:
@@ -47,8 +46,7 @@ def write_companions(
             # Some programs prefer the template in here to chat_template.jinja: there must be only one.
             _change_settings(directory, chat_template=None)
     (directory / "chat_template.jinja").write_text(target.template.standalone, encoding="utf-8")
-    file = model_directory(target.base) / "generation_config.json"
-    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    generation = read_json_if_there(model_directory(target.base) / "generation_config.json")
     generation["eos_token_id"] = stop_ids(tokenizer, target.template)
     generation.setdefault("pad_token_id", tokenizer.pad_token_id)
     write_json(directory / "generation_config.json", generation)
@@ -82,7 +80,7 @@ def _change_settings(directory: Path, **changes: str | None) -> None:
     file = directory / "tokenizer_config.json"
     if not file.is_file():
         return
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = read_json(file)
     changed = {
         key: value
         for key, value in {**settings, **changes}.items()

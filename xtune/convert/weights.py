@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,8 +42,3 @@ def read_tensors(directory: Path, wanted: Callable[[str], bool]) -> Iterator[tup
         for file in sorted(directory.glob("pytorch_model*.bin")):
             tensors = read_pickled(file, "cpu")
             yield from ((name, tensor) for name, tensor in tensors.items() if wanted(name))
-
-
-def write_json(file: Path, content: dict) -> None:
-    """Readable JSON."""
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

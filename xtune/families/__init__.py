@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from runpy import run_path
@@ -22,6 +21,7 @@ from xtune.families import (
     smollm2,
 )
 from xtune.families.family import Family, Layout, Options
+from xtune.json_file import read_json
 
 FAMILIES: tuple[Family, ...] = (
     internlm.FAMILY,
@@ -49,19 +49,6 @@ def read_config(directory: Path) -> dict:
             fix='Give a directory with config.json and *.safetensors, or the embedded model "smollm2".',
         )
     return read_json(path)
-
-
-def read_json(file: Path) -> dict:
-    """A JSON object from a file. Raises UsageError where it holds none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(
-            f"{file.name} is not JSON: {error}", where=str(file), fix="Copy the file again."
-        ) from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{file.name} is not a table.", where=str(file), fix="Copy the file again.")
-    return content
 
 
 def find_family(directory: Path, name: str = "auto") -> Family:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
-from xtune.families import find_family, read_config, read_json
+from xtune.families import find_family, read_config
+from xtune.json_file import read_json_if_there
 from xtune.templates.compare import Difference, differences
 from xtune.templates.template import (
     Template,
@@ -87,8 +88,7 @@ def _choose(name: str, directory: Path, family: str) -> Choice:
 
 def own_template(directory: Path) -> Template | None:
     """The template that the checkpoint brings along."""
-    settings_file = directory / "tokenizer_config.json"
-    settings = read_json(settings_file) if settings_file.is_file() else {}
+    settings = read_json_if_there(directory / "tokenizer_config.json")
     file = directory / "chat_template.jinja"
     source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
     if not isinstance(source, str):

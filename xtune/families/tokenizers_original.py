@@ -6,7 +6,6 @@ naming the file that is missing or damaged.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from xtune.families.sentencepiece import (
     unigram_backend,
 )
 from xtune.families.tiktoken import GLM4_PATTERN, QWEN_PATTERN, read_ranks, tiktoken_backend
+from xtune.json_file import read_json_if_there
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,7 +58,7 @@ def baichuan_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     A vocabulary that has no such names there (one cut down for a test) gets Baichuan 1's.
     """
     model = _read_bpe(directory / "tokenizer.model")
-    generation = _read_json(directory / "generation_config.json")
+    generation = read_json_if_there(directory / "generation_config.json")
     names = {}
     roles = {"user_token_id": (195, "<reserved_102>"), "assistant_token_id": (196, "<reserved_103>")}
     for key, (published, name) in roles.items():
@@ -91,7 +91,7 @@ def chatglm_6b_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
         raise damaged(file, "ChatGLM-6B's SentencePiece model")
     written = {"\n": "<n>", "\t": "<|tab|>"} | {" " * i: f"<|blank_{i}|>" for i in range(80, 1, -1)}
     # Checkpoints of before May 2023 number text from 20,000 on, after image tokens; theirs is also the default.
-    offset = int(_read_json(directory / "tokenizer_config.json").get("num_image_tokens", 20000))
+    offset = int(read_json_if_there(directory / "tokenizer_config.json").get("num_image_tokens", 20000))
     settings = {"bos_token": "<sop>", "eos_token": "<eop>", "pad_token": "<pad>", "unk_token": "<unk>"}
     return _tokenizer(
         unigram_backend(model, written, offset),
@@ -120,7 +120,7 @@ def glm4_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     media = ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>")
     settings = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     # The tokenizer itself never parses typed control tokens; published settings that list them make it so.
-    typed = bool(_read_json(directory / "tokenizer_config.json").get("added_tokens_decoder"))
+    typed = bool(read_json_if_there(directory / "tokenizer_config.json").get("added_tokens_decoder"))
     return _tokenizer(
         backend,
         directory,
@@ -145,7 +145,7 @@ def _sentencepiece_bpe(
 
     model = _read_bpe(directory / "tokenizer.model")
     size = len(model.pieces)
-    settings = _read_json(directory / "tokenizer_config.json")
+    settings = read_json_if_there(directory / "tokenizer_config.json")
     listed = {int(i): token for i, token in settings.get("added_tokens_decoder", {}).items()}
     renamed = dict(enumerate(last, start=size - len(last)))
     renamed |= {i: token["content"] for i, token in listed.items() if i < size}
@@ -197,7 +197,7 @@ def _tokenizer(
     from transformers import PreTrainedTokenizerFast
 
     file = directory / "tokenizer_config.json"
-    settings = _read_json(file)
+    settings = read_json_if_there(file)
     roles = {key: settings.get(key) or default for key, default in defaults.items()}
     listed = {int(i): token for i, token in settings.get("added_tokens_decoder", {}).items()}
     backend.add_tokens(
@@ -253,7 +253,7 @@ def _flags(token: str | Mapping[str, Any]) -> dict[str, Any]:
 def _read_all_ranks(file: Path) -> dict[bytes, int]:
     """A rank file, refused if cut short: the special tokens are numbered after its last line."""
     ranks = read_ranks(file)
-    rows = _read_json(file.parent / "config.json").get("vocab_size", 0)
+    rows = read_json_if_there(file.parent / "config.json").get("vocab_size", 0)
     if rows > len(ranks) + 1024:  # published models have some 300 rows for special tokens and padding
         raise damaged(file, f"the whole list of about {rows} tokens, but {len(ranks)}")
     return ranks
@@ -264,16 +264,3 @@ def _read_bpe(file: Path) -> Model:
     if model.model_type != BPE:
         raise damaged(file, "a SentencePiece model of the kind BPE")
     return model
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON file beside the tokenizer, {} where there is none. Raises UsageError where it is not JSON."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise UsageError(f"{file.name} is not JSON.", where=str(file), fix="Copy the file again.")
-    return content

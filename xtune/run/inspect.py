@@ -3,7 +3,6 @@ and whether all of it is there."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from xtune.families.embedded import EMBEDDED, model_directory
 from xtune.families.family import Family, Layout, Options
 from xtune.families.layout import Fused, native_name
 from xtune.families.tokenizer import load_tokenizer
+from xtune.json_file import read_json
 from xtune.model.health import FORMATS, Problem, Weights, check_tensors, meta_model, read_weights
 from xtune.model.safetensors_header import instead_of_weights
 from xtune.run.directory import is_run
@@ -123,7 +123,7 @@ def _check_config(directory: Path) -> None:
 
 
 def _adapter(directory: Path, template: str) -> dict[str, Any]:
-    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_json(directory / "adapter_config.json")
     targets = config.get("target_modules")
     return {
         "path": str(directory),

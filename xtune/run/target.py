@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
-from xtune.families import read_json
 from xtune.families.choose_template import choose_template, own_template
 from xtune.families.embedded import EMBEDDED, model_directory
 from xtune.families.family import Options
+from xtune.json_file import read_json, read_json_if_there
 from xtune.model.fingerprint import fingerprint
 from xtune.run.directory import Run, is_run
 from xtune.templates.template import Template, find_template, template_names, with_variables
@@ -60,7 +60,7 @@ def find_target(path: str, *, base: str | None = None) -> Target:
             )
         directory = result
     if (directory / "adapter_config.json").is_file():
-        note = _read_note(directory)
+        note = read_note(directory)
         base = (
             base
             or note.get("base")
@@ -76,7 +76,7 @@ def find_target(path: str, *, base: str | None = None) -> Target:
             )
         return Target(base, directory, *_trained_with(directory, note, model_directory(base)))
     if (directory / "config.json").is_file():
-        return Target(str(directory), None, *_trained_with(directory, _read_note(directory), directory))
+        return Target(str(directory), None, *_trained_with(directory, read_note(directory), directory))
     raise UsageError(
         f"{path} is neither a run, an adapter nor a model.",
         where=str(directory),
@@ -86,7 +86,7 @@ def find_target(path: str, *, base: str | None = None) -> Target:
 
 def check_base(target: Target) -> None:
     """Refuse an adapter on a base that it was not trained on. Adapters from elsewhere say nothing of theirs."""
-    expected = _read_note(target.adapter).get("base_fingerprint") if target.adapter else None
+    expected = read_note(target.adapter).get("base_fingerprint") if target.adapter else None
     if expected and fingerprint(model_directory(target.base)) != expected:
         raise UsageError(
             "The base model is not the one this adapter was trained on: its weights differ.",
@@ -118,26 +118,31 @@ def write_note(
     (directory / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_note(directory: Path) -> dict[str, Any]:
-    file = directory / NOTE
-    return read_json(file) if file.is_file() else {}
+def read_note(directory: Path) -> dict[str, Any]:
+    """What write_note left in a directory, {} where it left nothing."""
+    return read_json_if_there(directory / NOTE)
 
 
-def _trained_with(directory: Path, note: dict[str, Any], base: Path) -> tuple[Template, Options]:
-    """Template and options that the note names; else the Jinja that lies beside the weights; else the base's."""
+def noted_options(note: dict[str, Any], directory: Path) -> Options:
+    """The family's options that a directory's note holds. Raises UsageError for unknown ones."""
     try:
-        options = Options(**note.get("model_options", {}))
+        return Options(**note.get("model_options", {}))
     except TypeError as error:
         raise UsageError(
             f"model_options has what xtune does not know: {error}",
             where=str(directory / NOTE),
             fix="Correct it, or use the xtune that wrote it.",
         ) from None
+
+
+def _trained_with(directory: Path, note: dict[str, Any], base: Path) -> tuple[Template, Options]:
+    """Template and options that the note names; else the Jinja that lies beside the weights; else the base's."""
+    options = noted_options(note, directory)
     variables = note.get("template_variables", {})
     if note.get("template") in template_names():
         return with_variables(find_template(note["template"]), variables), options
     if note and (own := own_template(directory)):
         return with_variables(replace(own, name=note["template"]), variables), options
     if directory != base:
-        return _trained_with(base, _read_note(base), base)[0], options
+        return _trained_with(base, read_note(base), base)[0], options
     return choose_template("auto", base, family=options.family).template, options
