@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xtune.convert.merge import merge as merge
-    from xtune.data.encode import encode as encode
+    from xtune.data.encoding.encode import encode as encode
     from xtune.data.read import read_data as read_data
     from xtune.errors import DataError as DataError
     from xtune.errors import RecipeError as RecipeError
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from xtune.errors import UsageError as UsageError
     from xtune.errors import UserError as UserError
     from xtune.families.tokenizer import load_tokenizer as load_tokenizer
+    from xtune.messages import Document as Document
+    from xtune.messages import Labelled as Labelled
     from xtune.messages import Message as Message
+    from xtune.messages import Pair as Pair
+    from xtune.messages import Prompt as Prompt
     from xtune.messages import Sample as Sample
     from xtune.model.load import load_model as load_model
     from xtune.recipe.load import load_recipe as load_recipe
@@ -34,11 +38,15 @@ _MODULE_OF = {
     "load_model": "xtune.model.load",
     "load_tokenizer": "xtune.families.tokenizer",
     "render": "xtune.templates.render",
-    "encode": "xtune.data.encode",
+    "encode": "xtune.data.encoding.encode",
     "read_data": "xtune.data.read",
     "merge": "xtune.convert.merge",
     "Message": "xtune.messages",
     "Sample": "xtune.messages",
+    "Pair": "xtune.messages",
+    "Labelled": "xtune.messages",
+    "Prompt": "xtune.messages",
+    "Document": "xtune.messages",
     "UserError": "xtune.errors",
     "DataError": "xtune.errors",
     "RecipeError": "xtune.errors",

@@ -1,8 +1,8 @@
-"""The neutral form of a conversation: what every mapper gives, whatever the file looked like."""
+"""The neutral forms of what is learnt from: what every mapper gives, whatever the file looked like."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -28,10 +28,60 @@ class Message:
     loss: bool = True
 
 
+# `source` of each of these is "file:line" of the record it came from; `tools` are in OpenAI's form.
+
+
 @dataclass(frozen=True)
 class Sample:
-    """A conversation to train on. `source` is "file:line" of the record it came from."""
+    """A conversation to train on."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
     source: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two ways to go on from `prompt`, of which `chosen` is the better (DPO, reward models)."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A conversation whose last answer is good or bad (KTO)."""
+
+    messages: tuple[Message, ...]
+    good: bool
+    tools: tuple[dict[str, Any], ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question for a model to answer, for online reinforcement learning.
+
+    answer   what a reward may compare with; None where the row has none
+    columns  all of the row, for reward functions of the user's
+    """
+
+    messages: tuple[Message, ...]
+    answer: Any = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    tools: tuple[dict[str, Any], ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain text, of which every token is learnt (pre-training)."""
+
+    text: str
+    source: str = ""
+
+
+AnySample = Sample | Pair | Labelled | Prompt | Document

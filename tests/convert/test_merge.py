@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from xtune.convert.merge import PROMPTS, merge
 from xtune.convert.weights import dtype_on_disk
-from xtune.data.encode import encode
+from xtune.data.encoding.encode import encode
 from xtune.errors import UsageError
 from xtune.messages import Message
 from xtune.model.adapters import load_adapter

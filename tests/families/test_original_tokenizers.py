@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtune.data.plain_tokenizer import plain_tokenizer
+from xtune.data.encoding.plain_tokenizer import plain_tokenizer
 from xtune.errors import UsageError
 from xtune.families import tokenizers_original as original
 

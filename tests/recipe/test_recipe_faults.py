@@ -87,6 +87,35 @@ def test_line_of_a_fault_in_a_base_file(write, minimal):
     ]
 
 
+@pytest.mark.parametrize("function", ["lambda row: row", "_outer()", "_Callable()", "_Callable"])
+def test_a_function_that_cannot_be_found_again_is_a_fault(write, minimal, function):
+    text = """
+def _outer():
+    def inner(row):
+        return row
+    return inner
+class _Callable:
+    def __call__(self, row):
+        return row
+"""
+    recipe = write("r.py", text + minimal.replace(")])", f",\n    format={function})])"))
+    assert faults(recipe) == [
+        "r.py:13: data.sources.0.format: a function must stand in the recipe or a file of its own, "
+        "by `def` and not inside another one"
+    ]
+
+
+def test_defects_and_their_actions(write, minimal):
+    defects = "data.update(defects=dict(\n    medium='drop',\n    media='repair',\n    no_loss=3))\n"
+    sources = "data['sources'][0].update(weight=1,\n    count=2)\n"
+    assert faults(write("r.py", minimal + defects + sources)) == [
+        "r.py:6: data.defects.medium: unknown option; did you mean media?",
+        'r.py:7: data.defects.media: \'repair\' is not allowed; give "drop" or "stop"',
+        'r.py:8: data.defects.no_loss: 3 is not allowed; give "drop" or "stop"',
+        "r.py:9: data.sources.0.weight: give weight or count, not both",
+    ]
+
+
 def test_overrides_are_checked_too(write, minimal):
     lines = faults(
         write("r.py", minimal),

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from xtune import RecipeError, UsageError, load_recipe
+from xtune.data.read import iterate_mapped
+from xtune.data.report import DataReport
 from xtune.recipe.catalog import shipped_recipes
 from xtune.recipe.overrides import parse_overrides
+from xtune.recipe.write import recipe_source
 
 SMOLLM2 = [name for name, file in shipped_recipes().items() if file.parent.name == "smollm2"]
 
@@ -134,6 +137,75 @@ def test_data_path_in_the_current_directory_and_nowhere(write, minimal, tmp_path
     assert load_recipe(file).data.sources[0].path == str(tmp_path / "here/rows.jsonl")
     write("rows.jsonl", "{}")
     assert load_recipe(file).data.sources[0].path == str(tmp_path / "rows.jsonl")
+
+
+def test_data_path_may_be_a_directory_or_a_name_on_the_hub(write, minimal, tmp_path):
+    paths = ["shards", "owner/name", "owner/here", ""]
+    write("shards/1.jsonl", "{}")
+    write("owner/here/1.jsonl", "{}")
+    file = write("r.py", minimal + f"data = dict(sources=[dict(path=path) for path in {paths}])\n")
+    found = [source.path for source in load_recipe(file).data.sources]
+    assert found == [str(tmp_path / "shards"), "owner/name", str(tmp_path / "owner/here"), ""]
+
+
+FUNCTION = "def to_sample(row):\n    return dict(instruction=row['q'], output=row['a'])\n"
+
+
+def read_all(recipe):
+    """The answers in all sources, read as the recipe says."""
+    mapped = [
+        iterate_mapped(source, DataReport(), actions=recipe.data.defects.model_dump())
+        for source in recipe.data.sources
+    ]
+    return [sample.messages[-1].content for one in mapped for _, samples in one for sample in samples]
+
+
+def test_a_function_of_the_recipe_is_a_format(write, minimal, tmp_path, monkeypatch):
+    write("rows.jsonl", '{"q": "q", "a": "a"}')
+    file = write(
+        "r.py", minimal.replace(")])", ", format=to_sample)])").replace("\nmodel", FUNCTION + "\nmodel")
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("r.py")
+    assert recipe.data.sources[0].format == f"{file}:to_sample"
+    assert read_all(recipe) == ["a"]
+    elsewhere = write("runs/1/recipe.py", recipe_source(recipe))
+    assert load_recipe(elsewhere) == recipe
+
+
+def test_a_function_of_a_base_file_is_a_format(write, tmp_path):
+    write("base/rows.jsonl", '{"q": "q", "a": "a"}')
+    base = FUNCTION + 'data = dict(sources=[dict(path="rows.jsonl", format=to_sample)])\n'
+    file = write("base/data.py", base + 'model = dict(path="m")\nmethod = dict(kind="full")\n')
+    bases = "from mmengine.config import read_base\nwith read_base():\n    from ..base.data import *\n"
+    again = "data.sources.append(dict(path='../base/rows.jsonl', format=to_sample))\n"
+    recipe = load_recipe(write("own/r.py", bases + again))
+    assert [source.format for source in recipe.data.sources] == [f"{file}:to_sample"] * 2
+    assert read_all(recipe) == ["a", "a"]
+
+
+def test_a_function_in_a_file_starts_at_the_recipe_as_paths_do(write, minimal, tmp_path, monkeypatch):
+    def format_of(reference, **overrides):
+        file = write("own/r.py", minimal.replace(")])", f", format={reference!r})])"))
+        return load_recipe(file, overrides).data.sources[0].format
+
+    program = write("own/my_format.py", FUNCTION)
+    here = write("here/my_format.py", FUNCTION)
+    monkeypatch.chdir(tmp_path / "here")
+    assert format_of("my_format.py:to_sample") == f"{program}:to_sample"
+    assert format_of(f"{here}:to_sample") == f"{here}:to_sample"
+    assert format_of("alpaca", **{"data.sources.0.format": "my_format.py:to_sample"}) == f"{here}:to_sample"
+    assert format_of("other.py:to_sample") == "other.py:to_sample"
+    assert format_of("alpaca") == "alpaca"
+
+
+def test_a_function_as_override(write, minimal, monkeypatch):
+    file, name = write("r.py", minimal), "data.sources.0.format"
+    assert load_recipe(file, {name: read_all}).data.sources[0].format == f"{__file__}:read_all"
+    monkeypatch.setattr(read_all, "__module__", "__main__")
+    for function in (lambda row: row, read_all):
+        with pytest.raises(RecipeError, match=r"override: data\.sources\.0\.format: a function must stand"):
+            load_recipe(file, {name: function})
 
 
 def test_model_directory_is_made_absolute_but_a_name_is_left_alone(write, minimal, tmp_path):

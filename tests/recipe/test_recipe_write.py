@@ -4,6 +4,7 @@ import ast
 import os
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from xtune import load_recipe
 from xtune.recipe.catalog import shipped_recipes
-from xtune.recipe.schema import Data, Full, Lora, Model, Probe, Qlora, Recipe, Source, Train
+from xtune.recipe.schema import Data, Defects, Full, Lora, Model, Probe, Qlora, Recipe, Source, Train
 from xtune.recipe.write import recipe_source
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
@@ -48,10 +49,32 @@ recipes = st.builds(
     data=st.builds(
         Data,
         sources=st.lists(
-            st.builds(Source, path=text, format=text, limit=st.none() | counts), min_size=1, max_size=3
+            st.builds(
+                lambda drawn, **rest: Source(**rest, **drawn),
+                path=text,
+                format=text,
+                split=st.none() | text,
+                encoding=st.none() | text,
+                limit=st.none() | counts,
+                system=st.none() | text,
+                drawn=st.fixed_dictionaries({}, optional={"weight": positive})
+                | st.fixed_dictionaries({}, optional={"count": counts}),
+            ),
+            min_size=1,
+            max_size=3,
         ),
         packing=st.booleans(),
         max_length=st.integers(8),
+        overlong=st.sampled_from(get_args(Data.model_fields["overlong"].annotation)),
+        held_out=st.integers(0, 10**6) | st.floats(0, 1),
+        group_by_length=st.booleans(),
+        defects=st.builds(
+            Defects,
+            **{
+                name: st.sampled_from(get_args(field.annotation))
+                for name, field in Defects.model_fields.items()
+            },
+        ),
     ),
     train=train,
     probe=st.builds(Probe, prompts=st.lists(text), system=st.none() | text),
@@ -85,4 +108,12 @@ def test_only_what_differs_is_written_and_resolved_has_all():
     assert "lr=0.001,  # Peak learning rate" in short
     for section in (recipe.model, recipe.method, recipe.data, recipe.train, recipe.probe):
         assert all(f"    {option}=" in full for option in type(section).model_fields)
+    for section in (recipe.data.defects, recipe.data.sources[0]):
+        assert all(f"        {option}=" in full for option in type(section).model_fields)
+    changed = load_recipe("smollm2_lora", {"data.defects.media": "stop"})
+    lines = recipe_source(changed).splitlines()
+    start = next(
+        number for number, line in enumerate(lines) if line.startswith("    defects=dict(  # What is done")
+    )
+    assert lines[start + 1 : start + 3] == ['        media="stop",  # Images, sound or video', "    ),"]
     assert all(len(line) <= 110 for line in full.splitlines() if "path=" not in line)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xtune.data.encode import NO_LABEL, encode
+from xtune.data.encoding.encode import NO_LABEL, encode
 from xtune.errors import DataError
 from xtune.families.tokenizer import load_tokenizer
 from xtune.families.tokenizers_original import chatglm2_tokenizer, chatglm_6b_tokenizer

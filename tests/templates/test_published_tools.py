@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xtune.data.encode import encode, plain_tokenizer
+from xtune.data.encoding.encode import encode, plain_tokenizer
 from xtune.errors import DataError
 from xtune.families.tokenizer import load_tokenizer
 from xtune.families.tokenizers_original import glm4_tokenizer

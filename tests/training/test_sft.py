@@ -1,6 +1,7 @@
 """Invariants of training, on the real small model where it is quick and on a tiny one where it must be many times."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from tests.conftest import QUICKSTART
-from xtune.data.collate import NO_LABEL, collate
+from xtune.data.batches.collate import NO_LABEL, collate
 from xtune.data.dataset import load_dataset
 from xtune.errors import UsageError
 from xtune.model.attention import use_packed_attention
@@ -21,7 +22,7 @@ from xtune.model.load import load_model
 from xtune.recipe.load import load_recipe
 from xtune.recipe.schema import Data, Recipe
 from xtune.templates.template import find_template
-from xtune.training.train import train
+from xtune.training.train import resume, train
 
 IDENTITY = str(QUICKSTART / "identity.jsonl")
 
@@ -246,3 +247,26 @@ def test_what_matters_in_trainer_is_set_by_us(tiny_model, tmp_path):
     }
     assert {name: getattr(arguments, name, False) for name in expected} == expected
     assert json.loads((run.checkpoints / "checkpoint-1" / "trainer_state.json").read_text())["max_steps"] == 2
+
+
+def test_steps_by_tokens_with_samples_held_out(tiny_model, tmp_path):
+    asked = recipe(tiny_model, batch_tokens=512, steps=None, epochs=2)
+    data = asked.data.model_copy(update={"max_length": 256, "held_out": 0.1})
+    run = train(asked.model_copy(update={"data": data}), run_dir=tmp_path / "run")
+    steps = run.metrics()
+    assert all(step["tokens"] <= 512 for step in steps)
+    assert np.mean([step["tokens"] for step in steps]) > 0.85 * 512
+    assert steps[-1]["epoch"] == pytest.approx(2, abs=0.1)
+    held_out = [json.loads(line) for line in (run.path / "held_out.jsonl").read_text().splitlines()]
+    assert held_out[0]["step"] == 0
+    assert held_out[-1]["step"] == steps[-1]["step"]
+    assert held_out[-1]["loss"] < held_out[0]["loss"]
+    report = run.read_json("data_report.json")
+    assert report["kept"] == report["samples"] == 80
+    before = (run.path / "held_out.jsonl").read_text()
+    newest = max(run.checkpoints.iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+    shutil.rmtree(newest)  # as if the run had been killed before it
+    resume(run.path)
+    again = [json.loads(line) for line in (run.path / "held_out.jsonl").read_text().splitlines()]
+    assert again == [pytest.approx(json.loads(line)) for line in before.splitlines()]
+    assert sum(each["count"] for each in report["lengths"]["histogram"]) == 80

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from xtune.data.encode import encode, vocabulary_of
+from xtune.data.encoding.encode import encode, vocabulary_of
 from xtune.errors import UsageError
 from xtune.messages import Message
 from xtune.templates.template import Template

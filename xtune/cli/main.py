@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": ("xtune.cli.chat:chat", "Talk to a model or to what a run made of it."),
     "inspect": ("xtune.cli.inspect:inspect", "Say what a model is, and whether it is whole."),
     "convert": ("xtune.cli.convert:convert", "Turn a run into a model that other programs load."),
+    "data": ("xtune.cli.data:data", "Check, show and clean training data."),
     "recipes": ("xtune.cli.recipes:recipes", "List, show and copy the recipes that come with xtune."),
 }
 

@@ -18,7 +18,7 @@ from xtune.convert.disk import check_place, disk_errors
 from xtune.convert.layout import write_model
 from xtune.convert.standalone import write_companions
 from xtune.convert.weights import ITEMSIZE, dtype_on_disk, size_on_disk
-from xtune.data.encode import encode
+from xtune.data.encoding.encode import encode
 from xtune.errors import UsageError, UserError
 from xtune.families import read_config
 from xtune.families.embedded import model_directory

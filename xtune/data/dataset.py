@@ -8,32 +8,41 @@ touching a row does.
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
+import os
+import shutil
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cache
-from itertools import islice
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xtune.data.encode import NO_LABEL, Encoded, encode_rendered
-from xtune.data.read import read_source
+from xtune.data.cache_key import cache_key
+from xtune.data.duplicates import Seen
+from xtune.data.encoding.encode import NO_LABEL, Encoded, Encoder
+from xtune.data.encoding.encode_records import Chunk, Work
+from xtune.data.encoding.workers import Workers, encode_in_chunks
+from xtune.data.files import data_files
+from xtune.data.findings import Reject
+from xtune.data.read import open_source, refuse_empty
+from xtune.data.recognise import KINDS_OF
 from xtune.data.report import DataReport
-from xtune.data.turns import split_turns
-from xtune.errors import DataError
+from xtune.data.spread import Spread
 from xtune.home import home, new_directory
-from xtune.messages import Sample
-from xtune.recipe.schema import Data
-from xtune.templates.render import render
+from xtune.recipe.schema import Data, Source
 from xtune.templates.template import Template
+from xtune.terminal import counting, messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_CHUNK = 1024  # samples encoded at once: enough to keep all cores busy, little to hold in memory
+_LARGE = 2 << 20  # bytes
+_ARRAYS = ("offsets", "places", "source_of", "groups")
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,9 @@ class Dataset:
     input_ids   int32 [all tokens], samples one after another
     labels      int32 [all tokens], as in Encoded
     offsets     int64 [samples + 1]: sample i is input_ids[offsets[i]:offsets[i + 1]]
-    sources     file:line of each sample
+    places      int64 [samples, 3]: number of the file in `files`, line, column (0 for none) of each sample's record
+    source_of   int32 [samples]: number of the source in the recipe
+    groups      uint64 [samples]: samples of one group may not be parted by a held-out split
     report      DataReport.to_dict() of the reading and encoding
     summary     the same report, for people
     """
@@ -51,7 +62,10 @@ class Dataset:
     input_ids: np.ndarray
     labels: np.ndarray
     offsets: np.ndarray
-    sources: list[str]
+    places: np.ndarray
+    source_of: np.ndarray
+    groups: np.ndarray
+    files: list[str]
     report: dict[str, Any]
     summary: str
 
@@ -62,128 +76,145 @@ class Dataset:
         span = slice(self.offsets[index], self.offsets[index + 1])
         return Encoded(self.input_ids[span], self.labels[span])
 
+    def source(self, index: int) -> str:
+        """file:line of the record that a sample came from."""
+        file, line, column = self.places[index]
+        return f"{self.files[file]}:{line}" + (f":{column}" if column else "")
+
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each sample, int64 [samples]."""
         return np.diff(self.offsets)
 
     @property
+    def full_report(self) -> dict[str, Any]:
+        """The report, and how much there is to train on, as plain JSON."""
+        counts = {"tokens": int(self.lengths.sum()), "tokens_with_loss": int(self.loss_lengths.sum())}
+        lengths = Spread(Counter(self.lengths.tolist())).to_dict()
+        return {**self.report, "samples": len(self), **counts, "lengths": lengths}
+
+    @cached_property
     def loss_lengths(self) -> np.ndarray:
         """Tokens with loss of each sample, int64 [samples]."""
         return np.add.reduceat(self.labels != NO_LABEL, self.offsets[:-1], dtype=np.int64)
 
 
-def load_dataset(data: Data, tokenizer: PreTrainedTokenizerFast, template: Template) -> Dataset:
-    """The data set of a recipe's `data` section, encoded now or taken from the cache.
+def load_dataset(
+    data: Data, tokenizer: PreTrainedTokenizerFast, template: Template, objective: str = "sft"
+) -> Dataset:
+    """The data set of a recipe's `data` section for an objective, encoded now or taken from the cache.
 
-    Raises DataError where a file cannot be read, where `overlong` is "error" and a sample is too long, and
-    where nothing is left to train on.
+    Processes that want the same one (the ranks of a run) wait for the first to make it. Raises DataError where a
+    file cannot be read, where the recipe says to stop at what is found in it, and where nothing is left to train on.
     """
-    directory = home() / "datasets" / _key(data, tokenizer, template)
+    directory = home() / "datasets" / cache_key(data, tokenizer, template, objective)
     if not directory.is_dir():
-        with new_directory(directory) as work:
-            _encode_into(work, data, tokenizer, template)
+        with _alone(directory):
+            if not directory.is_dir():
+                with new_directory(directory) as work:
+                    _encode_into(work, data, tokenizer, template, objective)
     about = json.loads((directory / "about.json").read_text(encoding="utf-8"))
-    arrays = {
-        name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("input_ids", "labels", "offsets")
-    }
-    return Dataset(**arrays, **about)
+    tokens = {name: np.memmap(directory / f"{name}.bin", np.int32, "r") for name in ("input_ids", "labels")}
+    arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    return Dataset(**tokens, **arrays, **about)
 
 
-def _encode_into(directory: Path, data: Data, tokenizer, template: Template) -> None:
-    reports = [DataReport() for _ in data.sources]
-    ids, labels, sources = [], [], []
-    for source, report in zip(data.sources, reports, strict=True):
-        samples = read_source(source, report)
-        while chunk := list(islice(samples, _CHUNK)):
-            for sample, parts in _encode_chunk(chunk, tokenizer, template, report):
-                for encoded in _keep(parts, sample, data, report):
-                    ids.append(encoded.input_ids)
-                    labels.append(encoded.labels)
-                    sources.append(sample.source)
-    report = sum(reports, DataReport())
-    if not sources:
-        raise DataError(
-            f"Nothing is left to train on.\n{report}",
-            where=", ".join(source.path for source in data.sources),
-            fix="Raise data.max_length, or put the records right.",
-        )
-    np.save(directory / "input_ids.npy", np.concatenate(ids))
-    np.save(directory / "labels.npy", np.concatenate(labels))
-    np.save(directory / "offsets.npy", np.cumsum([0, *map(len, ids)], dtype=np.int64))
-    about = {"sources": sources, "report": report.to_dict(), "summary": str(report)}
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Only one process at a time is in here for a directory; the system lets the next one in when one is killed."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(directory.parent / f".{directory.name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            messages().print("Waiting for another process that encodes the same data.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: both make it, and one of the two is kept
+            yield
+            return
+        for left in directory.parent.glob(f".{directory.name}-*"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _encode_into(directory: Path, data: Data, tokenizer, template: Template, objective: str) -> None:
+    large = [_is_large(source) for source in data.sources]
+    # They are started first: meanwhile the encoder is made.
+    with Workers() if any(large) else nullcontext() as workers:
+        encoder = Encoder.of(tokenizer, template)
+        readers = [workers if is_large else None for is_large in large]
+        _encode_sources(directory, data, encoder, readers, KINDS_OF[objective])
+
+
+def _encode_sources(
+    directory: Path, data: Data, encoder: Encoder, workers: list[Workers | None], kinds: tuple[type, ...]
+) -> None:
+    actions = data.defects.model_dump()
+    total, files, arrays = (
+        DataReport(),
+        {},
+        {name: [] for name in ("lengths", "places", "source_of", "groups")},
+    )
+    seen = Seen()
+    with open(directory / "input_ids.bin", "wb") as ids, open(directory / "labels.bin", "wb") as labels:
+        for number, source in enumerate(data.sources):
+            report = DataReport()
+            reader, records = open_source(source, report, kinds=kinds, actions=actions)
+            work = Work(reader, encoder, data.max_length, data.overlong, grouped=data.held_out > 0)
+            with counting(f"Encoding {source.path}", "records") as update:
+                for chunk in encode_in_chunks(records, work, workers[number]):
+                    report += chunk.report
+                    chunk = _without_duplicates(chunk, seen, actions["duplicate"], report)
+                    ids.write(chunk.ids.tobytes())
+                    labels.write(chunk.labels.tobytes())
+                    renumber = np.array(
+                        [files.setdefault(file, len(files)) for file in chunk.files], np.int64
+                    )
+                    if len(chunk.places):
+                        chunk.places[:, 0] = renumber[chunk.places[:, 0]]
+                    arrays["lengths"].append(chunk.lengths)
+                    arrays["places"].append(chunk.places)
+                    arrays["source_of"].append(np.full(len(chunk.lengths), number, np.int32))
+                    arrays["groups"].append(chunk.groups)
+                    update(report.read)
+            refuse_empty(source, report)
+            total += report
+    lengths = np.concatenate(arrays.pop("lengths"))
+    np.save(directory / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+    for name, parts in arrays.items():
+        np.save(directory / f"{name}.npy", np.concatenate(parts))
+    about = {"files": list(files), "report": total.to_dict(), "summary": str(total)}
     (directory / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
 
-def _encode_chunk(
-    samples: list[Sample], tokenizer, template: Template, report: DataReport
-) -> Iterator[tuple[Sample, list[Encoded]]]:
-    """Each sample with its encoding; with several where the template shows earlier turns otherwise."""
-    rendered, kept = [], []
-    for sample in samples:
-        try:
-            parts = [
-                render(part.messages, template=template, tools=sample.tools)
-                for part in split_turns(sample, template)
-            ]
-        except DataError as error:
-            report.reject(error.what, sample.source)
+def _is_large(source: Source) -> bool:
+    """Whether it pays to start other processes, which takes half a second. What is downloaded may be."""
+    files = data_files(source.path, source.split)
+    return not files or sum(os.path.getsize(file) for file in files if os.path.isfile(file)) > _LARGE
+
+
+def _without_duplicates(chunk: Chunk, seen: Seen, action: str, report: DataReport) -> Chunk:
+    """The chunk, in which records that hold nothing new are counted or, by `data.defects.duplicate`, left out."""
+    if not len(chunk.contents):
+        return chunk
+    starts = np.flatnonzero(np.any(np.diff(chunk.places, axis=0, prepend=-1) != 0, axis=1))
+    again = np.minimum.reduceat(seen.add(chunk.contents), starts)
+    reason = "the same as an earlier record"
+    for start in starts[again]:
+        file, line, column = chunk.places[start]
+        place = f"{chunk.files[file]}:{line}" + (f":{column}" if column else "")
+        if action == "keep":
+            report.note(place, reason)
         else:
-            rendered += parts
-            kept.append((sample, len(parts)))
-    encoded = iter(encode_rendered(rendered, tokenizer, template))
-    return ((sample, list(islice(encoded, count))) for sample, count in kept)
-
-
-def _keep(parts: list[Encoded], sample: Sample, data: Data, report: DataReport) -> list[Encoded]:
-    """Those that can be trained on; the record is rejected where none can."""
-    kept, faults = [], []
-    for encoded in parts:
-        if len(encoded) > data.max_length:
-            if data.overlong == "error":
-                raise DataError(
-                    f"A sample has {len(encoded)} tokens, more than data.max_length = {data.max_length}.",
-                    where=sample.source,
-                    fix='Raise data.max_length, or set data.overlong = "drop".',
-                )
-            faults.append((f"longer than max_length ({data.max_length} tokens)", f"{len(encoded)} tokens"))
-        elif not encoded.loss_mask[1:].any():  # the first token is never predicted
-            faults.append(("no token carries loss", ""))
-        else:
-            kept.append(encoded)
-    if not kept:
-        report.reject(faults[0][0], sample.source, faults[0][1])
-    elif faults:
-        report.repair(f"turn left out: {faults[0][0]}", sample.source)
-    return kept
-
-
-def _key(data: Data, tokenizer, template: Template) -> str:
-    """A hash of everything the encoded data set depends on."""
-    digest = hashlib.sha256(_code_hash())
-    for source in data.sources:
-        digest.update(source.model_dump_json().encode())
-        digest.update(_file_hash(source.path))
-    options = data.model_dump(include={"max_length", "overlong"})
-    for part in (options, asdict(template), tokenizer.backend_tokenizer.to_str()):
-        digest.update(json.dumps(part).encode())
-    return digest.hexdigest()[:32]
-
-
-def _file_hash(path: str) -> bytes:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError:
-        return b""  # reading it says what is wrong
-    return digest.digest()
-
-
-@cache
-def _code_hash() -> bytes:
-    """Of the code between a file and its ids, so that a corrected mapper never meets an old cache."""
-    package = Path(__file__).parents[1]
-    files = [*package.glob("data/**/*.py"), package / "messages.py", package / "templates" / "render.py"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).digest()
+            report.kept -= 1
+            report.reject(place, Reject("duplicate", reason).unless_stopped({"duplicate": action}, place))
+    if action == "keep" or not again.any():
+        return chunk
+    kept = ~np.repeat(again, np.diff([*starts, len(chunk.lengths)]))
+    tokens = np.repeat(kept, chunk.lengths)
+    return replace(
+        chunk,
+        ids=chunk.ids[tokens],
+        labels=chunk.labels[tokens],
+        **{name: getattr(chunk, name)[kept] for name in ("lengths", "places", "contents", "groups")},
+    )

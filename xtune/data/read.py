@@ -2,161 +2,215 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtune.data.check import check
-from xtune.data.mappers import MAPPERS, Mapped, Mapper, Reject
-from xtune.data.mappers.mapper import is_preference, kind
-from xtune.data.records import Record, read_records
-from xtune.data.report import PLACES, DataReport, FileFormat
-from xtune.errors import DataError, UsageError
-from xtune.messages import Sample
-from xtune.recipe.schema import Source
+from xtune.data.files import Record, read_records
+from xtune.data.findings import Findings, Reject, default_actions
+from xtune.data.mappers import MAPPERS, Mapper
+from xtune.data.recognise import KINDS, columns, find_mapper, fitting, other_kind, recognise
+from xtune.data.report import DataReport, FileFormat
+from xtune.errors import DataError
+from xtune.messages import AnySample, Document, Message, Pair
+
+if TYPE_CHECKING:
+    from xtune.recipe.data_schema import Source
 
 # Rows that decide the format where none is named.
 FIRST_ROWS = 100
-_MEDIA_COLUMNS = ("images", "image", "audios", "audio", "videos", "video")
+_MEDIA_COLUMNS = frozenset(["images", "image", "audios", "audio", "videos", "video"])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the records of a source become samples. It can be sent to another process.
+
+    format   name of the mapper, or "file.py:function"
+    named    whether the user named it; else rows of other formats of the same kind are read as those
+    actions  defect to action, as in the recipe's `data.defects`
+    system   prompt for the samples that have none
+    kinds    what samples may be; None: anything
+    """
+
+    format: str
+    named: bool
+    actions: Mapping[str, str]
+    system: str | None = None
+    kinds: tuple[type, ...] | None = None
+
+    def samples(self, record: Record) -> tuple[list[AnySample], Findings]:
+        """The samples of a record, checked, and what was found in them. Of several some may be left out.
+
+        Raises Reject where it cannot be used, DataError where the recipe says to stop at such a record.
+        """
+        found = Findings(self.actions)
+        try:
+            samples = self._mapped(record, found)
+            if len(samples) == 1:
+                return [check(_placed(samples[0], record.place), found)], found
+            return self._several(samples, record, found), found
+        except RecursionError:
+            raise Reject("wrong_type", "nested too deeply") from None
+        except Reject as fault:
+            raise fault.unless_stopped(self.actions, record.place) from None
+
+    def _several(self, samples: Sequence[AnySample], record: Record, found: Findings) -> list[AnySample]:
+        kept, faults = [], []
+        for sample in samples:
+            try:
+                kept.append(check(_placed(sample, record.place), found))
+            except Reject as fault:
+                faults.append(fault.unless_stopped(self.actions, record.place))
+        if not kept:
+            raise faults[0] if faults else Reject("no_answer", "the row holds no sample")
+        for fault in faults:
+            found.repairs[f"one of several samples in a row left out: {fault.reason}"] = None
+        return kept
+
+    def _mapped(self, record: Record, found: Findings) -> Sequence[AnySample]:
+        if record.fault:
+            raise Reject("broken_record", record.fault, record.detail)
+        row, mapper = record.row, find_mapper(self.format)
+        if not self.named and not mapper.fits(row):
+            mapper = _other_mapper(row, mapper, found)
+        if isinstance(row, dict) and not _MEDIA_COLUMNS.isdisjoint(row):
+            media = next((name for name in row if name in _MEDIA_COLUMNS and row[name]), None)
+        else:
+            media = None
+        if media:
+            raise Reject("media", f"the row has {media}: only text can be trained on")
+        mapped = mapper.map(row, found)
+        samples = mapped if isinstance(mapped, list | tuple) else [mapped]
+        if self.kinds and mapper.kind not in KINDS:  # a function of the user's gives anything
+            for sample in samples:
+                if type(sample) not in self.kinds:
+                    wanted = " or ".join(KINDS[kind] for kind in self.kinds)
+                    raise Reject("wrong_type", f"{KINDS[type(sample)]} where {wanted} are wanted")
+        system = self.system or mapper.system
+        return [_with_system(sample, system) for sample in samples] if system else samples
+
+
+def _other_mapper(row: Any, mapper: Mapper, found: Findings) -> Mapper:
+    others = fitting(row, [other for other in MAPPERS if other.kind is mapper.kind])
+    if len(others) != 1 or others[0].gather:
+        raise Reject("wrong_columns", f"not a row of the format {mapper.name}", columns([row]))
+    found.notes[f"of another format than most rows: {others[0].name}"] = None
+    return others[0]
+
+
+def _placed(sample: AnySample, source: str) -> AnySample:
+    # dataclasses.replace takes three times as long, which is felt here.
+    return type(sample)(**{**vars(sample), "source": source})
+
+
+def _with_system(sample: AnySample, prompt: str) -> AnySample:
+    """The sample with a system prompt, unless it has one."""
+    name = "prompt" if isinstance(sample, Pair) else "messages"
+    turns = getattr(sample, name, None)  # a document has none
+    if turns is None or any(turn.role == "system" for turn in turns):
+        return sample
+    return replace(sample, **{name: (Message("system", prompt), *turns)})
+
+
+def open_source(
+    source: Source,
+    report: DataReport,
+    *,
+    kinds: Sequence[type] | None = None,
+    actions: Mapping[str, str] | None = None,
+) -> tuple[Reader, Iterator[Record]]:
+    """How to read a source, and its records, within its limit; the format goes into `report`.
+
+    kinds   what the samples may be: Sample, Pair ...; None: anything. Documents may be where their format is named
+
+    Raises DataError where the file cannot be read, its format not be told or of another kind; UsageError where
+    `source.format` names nothing.
+    """
+    records = read_records(source.path, split=source.split, encoding=source.encoding)
+    if source.format != "auto":
+        find_mapper.cache_clear()  # a function may have been edited since
+        mapper, why = find_mapper(source.format), "as named"
+        first: list[Record] = []
+        kinds = (*kinds, Document) if kinds else None
+        if kinds and mapper.kind in KINDS and mapper.kind not in kinds:
+            raise other_kind(mapper, kinds, source.path)
+    else:
+        first = list(islice(records, FIRST_ROWS))
+        mapper, why = recognise(first, source.path, kinds)
+    report.formats.append(FileFormat(source.path, mapper.name, why))
+    records = chain(first, records)
+    if mapper.gather:
+        records = mapper.gather(records)
+    # What was gathered has not the columns that the format is told by.
+    named = source.format != "auto" or mapper.gather is not None
+    reader = Reader(
+        mapper.name, named, actions or default_actions(), source.system, tuple(kinds) if kinds else None
+    )
+    return reader, islice(records, source.limit)
+
+
+def iterate_mapped(
+    source: Source,
+    report: DataReport,
+    *,
+    kinds: Sequence[type] | None = None,
+    actions: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Record, list[AnySample]]]:
+    """The records of a source that can be used, each with its samples, accounting for all of them in `report`.
+
+    In constant memory where the kind of file allows it. `report` must be a fresh one for each source. Raises as
+    open_source does, and DataError where no record can be used.
+    """
+    reader, records = open_source(source, report, kinds=kinds, actions=actions)
+    for record in records:
+        try:
+            samples, found = reader.samples(record)
+        except Reject as fault:
+            report.reject(record.place, fault)
+            continue
+        report.keep(record.place, found)
+        yield record, samples
+    refuse_empty(source, report)
+
+
+def refuse_empty(source: Source, report: DataReport) -> None:
+    """Raises DataError, with the reasons, where no record of a source could be used."""
+    if report.kept:
+        return
+    reasons = [
+        f"{tally.count} x {reason}: {', '.join(tally.places)}" for reason, tally in report.rejections.items()
+    ]
+    (read_as,) = report.formats
+    raise DataError(
+        "\n  ".join(
+            [
+                f"None of the {report.read} records can be used (format {read_as.format}, {read_as.why}):",
+                *reasons,
+            ]
+        ),
+        where=source.path,
+        fix="put the records right" + (", or name another format" if source.format == "auto" else ""),
+    )
 
 
 def read_data(
     path: str | os.PathLike[str], format: str = "auto", limit: int | None = None
-) -> tuple[list[Sample], DataReport]:
-    """Read a .json or .jsonl file of conversations into samples.
+) -> tuple[list[AnySample], DataReport]:
+    """Read a file, or a directory of files, into samples.
 
-    path    the file; JSON Lines or a JSON list is told by its content
-    format  a mapper's name, or "auto": the format that most of the first rows fit
+    path    the file; its kind is told by its content
+    format  a mapper's name, "file.py:function" of your own, or "auto": the format that most of the first rows fit
     limit   read only the first records
 
     Raises DataError if the file cannot be read, its format is not known or none of its records can be used;
     UsageError if `format` names nothing.
     """
+    from xtune.recipe.data_schema import Source
+
     report = DataReport()
-    return list(iterate_samples(path, format, limit, report)), report
-
-
-def read_source(source: Source, report: DataReport) -> Iterator[Sample]:
-    """Yield the samples of a recipe's source, with its format and limit, accounting into `report`.
-
-    Raises as read_data does, while iterating.
-    """
-    return iterate_samples(source.path, source.format, source.limit, report)
-
-
-def iterate_samples(
-    path: str | os.PathLike[str], format: str, limit: int | None, report: DataReport
-) -> Iterator[Sample]:
-    """read_data as an iterator, in constant memory for JSON Lines.
-
-    Accounts into `report`: a fresh one for each file, so that an error names the reasons of this file; add
-    them up afterwards.
-    """
-    name = os.fspath(path)
-    named = None if format == "auto" else _mapper(format)
-    records = islice(read_records(name), limit)
-    first = list(islice(records, FIRST_ROWS))
-    mapper, why = (named, "as named") if named else _recognise(first, name)
-    report.formats.append(FileFormat(name, mapper.name, why))
-    kept = 0
-    for record in chain(first, records):
-        report.read += 1
-        source = _source(name, record)
-        try:
-            mapped = _map(record, mapper, named is not None)
-        except Reject as fault:
-            report.reject(fault.reason, source, fault.detail)
-            continue
-        for repair in mapped.repairs:
-            report.repair(repair, source)
-        kept += 1
-        yield Sample(mapped.messages, mapped.tools, source)
-    if not kept:
-        reasons = [
-            f"{tally.count} x {reason}: {', '.join(tally.places)}"
-            for reason, tally in report.rejections.items()
-        ]
-        raise DataError(
-            "\n  ".join(
-                [f"None of the {report.read} records can be used (format {mapper.name}, {why}):", *reasons]
-            ),
-            where=name,
-            fix="put the records right" + ("" if named else ", or name another format"),
-        )
-
-
-def _map(record: Record, mapper: Mapper, named: bool) -> Mapped:
-    if record.fault:
-        raise Reject(record.fault, record.detail)
-    row = record.row
-    if not named and not mapper.fits(row):
-        raise Reject(f"not a row of the format {mapper.name}", _columns([row]))
-    if isinstance(row, dict) and (media := next((name for name in _MEDIA_COLUMNS if row.get(name)), None)):
-        raise Reject(f"the row has {media}: only text can be trained on")
-    try:
-        return check(mapper.map(row))
-    except RecursionError:
-        raise Reject("nested too deeply") from None
-
-
-def _source(name: str, record: Record) -> str:
-    """file:line, and :column where another record starts before it on that line, so that each has its own."""
-    return f"{name}:{record.line}" + (f":{record.column}" if record.column else "")
-
-
-def _mapper(format: str) -> Mapper:
-    mappers = {mapper.name: mapper for mapper in MAPPERS}
-    if format in mappers:
-        return mappers[format]
-    near = difflib.get_close_matches(format.lower(), mappers, n=1)
-    raise UsageError(
-        f'There is no format "{format}"' + (f'; did you mean "{near[0]}"?' if near else "."),
-        fix=f"name one of {', '.join(mappers)}, or auto",
-    )
-
-
-def _recognise(first: list[Record], name: str) -> tuple[Mapper, str]:
-    """The mapper that most of the first rows fit, and the reason in words. Raises DataError if none does."""
-    rows = [record.row for record in first if not record.fault]
-    if not rows:
-        faults = [f"{_source(name, record)}: {record.fault} ({record.detail})" for record in first[:PLACES]]
-        raise DataError(
-            "\n  ".join(["No record can be read:", *faults]), where=name, fix="put the file right"
-        )
-    fitting = [sum(mapper.fits(row) for row in rows) for mapper in MAPPERS]
-    most = max(fitting)
-    if most:
-        mapper = MAPPERS[fitting.index(most)]
-        return mapper, f"{most} of the first {len(rows)} rows have {mapper.columns}"
-    known = "; ".join(f"{mapper.name} ({mapper.columns})" for mapper in MAPPERS)
-    if any(isinstance(row, dict) and is_preference(row) for row in rows):
-        what = "These rows say which answers are better, not what to write: sft cannot learn from them."
-        fix = "give sft a file of conversations, all of them worth learning"
-    else:
-        what = "No known format fits these rows."
-        fix = "rename the columns to those of a known format"
-    raise DataError(
-        f"{what}\n  columns seen: {_columns(rows)}\n  formats known: {known}",
-        where=name,
-        fix=fix,
-    )
-
-
-def _columns(rows: list[Any]) -> str:
-    """The columns of rows for people, with those one level below: "messages[role, content], label"."""
-    columns: dict[str, dict[str, None]] = {}
-    for row in rows:
-        if not isinstance(row, dict):
-            columns.setdefault(f"({kind(row)})", {})
-            continue
-        for column, value in row.items():
-            inner = value[0] if isinstance(value, list) and value else value
-            columns.setdefault(column, {}).update(dict.fromkeys(inner if isinstance(inner, dict) else ()))
-    shown = [f"{name}[{_some(list(inner))}]" if inner else name for name, inner in columns.items()]
-    return _some(shown)
-
-
-def _some(names: list[str], most: int = 12) -> str:
-    return ", ".join([name[:200] for name in names[:most]] + (["..."] if len(names) > most else []))
+    source = Source(path=os.fspath(path), format=format, limit=limit)
+    return [sample for _, samples in iterate_mapped(source, report) for sample in samples], report

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from xtune.data.findings import Findings, Reject
+
 # Places named for each reason; the count goes on.
 PLACES = 5
 
@@ -19,12 +21,13 @@ class Tally:
 
     def add(self, count: int, places: Iterable[str]) -> None:
         self.count += count
-        self.places = [*self.places, *places][:PLACES]
+        if len(self.places) < PLACES:
+            self.places = [*self.places, *places][:PLACES]
 
 
 @dataclass(frozen=True)
 class FileFormat:
-    """The format a file was read in, and why."""
+    """The format a source was read in, and why."""
 
     path: str
     format: str
@@ -33,63 +36,65 @@ class FileFormat:
 
 @dataclass
 class DataReport:
-    """What became of the records. Every stage from reading to encoding records into it.
+    """What became of the records: each is either kept, perhaps repaired, or rejected, at whichever stage.
 
-    Each record is read once and rejected at most once, at whichever stage; what is not rejected is kept, so
-    that read == kept + rejected at any time. A repaired record is a kept one; if it is rejected later it no
-    longer counts as repaired, though what was repaired stays listed.
+    repairs, rejections   reason to how often and where
+    notes                 what was found in kept records and left as it is
     """
 
-    read: int = 0
+    kept: int = 0
     rejected: int = 0
+    repaired: int = 0
     repairs: dict[str, Tally] = field(default_factory=dict)
     rejections: dict[str, Tally] = field(default_factory=dict)
+    notes: dict[str, Tally] = field(default_factory=dict)
     formats: list[FileFormat] = field(default_factory=list)
-    _repaired: set[str] = field(default_factory=set)
 
     @property
-    def kept(self) -> int:
-        """Records that are trained on."""
-        return self.read - self.rejected
+    def read(self) -> int:
+        """Records read."""
+        return self.kept + self.rejected
 
-    @property
-    def repaired(self) -> int:
-        """Kept records that were changed."""
-        return len(self._repaired)
+    def keep(self, source: str, found: Findings) -> None:
+        """Count a record, whose place is `source`, as kept, with what was found in it."""
+        self.kept += 1
+        if found.repairs:
+            self.repaired += 1
+            for reason in found.repairs:
+                self.repairs.setdefault(reason, Tally()).add(1, [source])
+        for reason in found.notes:
+            self.note(source, reason)
 
-    def repair(self, reason: str, source: str) -> None:
-        """Count one repair of a kept record; `source` is its Sample.source."""
-        self.repairs.setdefault(reason, Tally()).add(1, [source])
-        self._repaired.add(source)
+    def note(self, source: str, reason: str) -> None:
+        """Say that something was found in a kept record and left as it is."""
+        self.notes.setdefault(reason, Tally()).add(1, [source])
 
-    def reject(self, reason: str, source: str, detail: str = "") -> None:
-        """Count a record that was read as rejected, even if it was kept so far."""
+    def reject(self, source: str, fault: Reject) -> None:
+        """Count a record as rejected."""
         self.rejected += 1
-        self.rejections.setdefault(reason, Tally()).add(1, [f"{source} ({detail})" if detail else source])
-        self._repaired.discard(source)
+        place = f"{source} ({fault.detail})" if fault.detail else source
+        self.rejections.setdefault(fault.reason, Tally()).add(1, [place])
 
-    def __add__(self, other: DataReport) -> DataReport:
-        """The report of both: sum(reports, DataReport())."""
-        total = DataReport(
-            self.read + other.read,
-            self.rejected + other.rejected,
-            formats=[*self.formats, *other.formats],
-            _repaired=self._repaired | other._repaired,
-        )
-        for report in (self, other):
-            for mine, theirs in ((total.repairs, report.repairs), (total.rejections, report.rejections)):
-                for reason, tally in theirs.items():
-                    mine.setdefault(reason, Tally()).add(tally.count, tally.places)
-        return total
+    def __iadd__(self, other: DataReport) -> DataReport:
+        self.kept += other.kept
+        self.rejected += other.rejected
+        self.repaired += other.repaired
+        self.formats += other.formats
+        for name in ("repairs", "rejections", "notes"):
+            mine = getattr(self, name)
+            for reason, tally in getattr(other, name).items():
+                mine.setdefault(reason, Tally()).add(tally.count, tally.places)
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON."""
         counts = {name: getattr(self, name) for name in ("read", "kept", "repaired", "rejected")}
         reasons = {
             name: {
-                reason: {"count": tally.count, "places": tally.places} for reason, tally in tallies.items()
+                reason: {"count": tally.count, "places": tally.places}
+                for reason, tally in getattr(self, name).items()
             }
-            for name, tallies in (("repairs", self.repairs), ("rejections", self.rejections))
+            for name in ("repairs", "rejections", "notes")
         }
         formats = [{"path": file.path, "format": file.format, "why": file.why} for file in self.formats]
         return {**counts, **reasons, "formats": formats}
@@ -99,7 +104,11 @@ class DataReport:
         repaired = f" ({self.repaired} of them repaired)" if self.repaired else ""
         lines = [f"{self.read} records read, {self.kept} kept{repaired}, {self.rejected} rejected"]
         lines += [f"  {file.path}: {file.format} ({file.why})" for file in self.formats]
-        for title, tallies in (("rejected", self.rejections), ("repaired", self.repairs)):
+        for title, tallies in (
+            ("rejected", self.rejections),
+            ("repaired", self.repairs),
+            ("kept as it is", self.notes),
+        ):
             lines += _table(title, tallies)
         return "\n".join(lines)
 

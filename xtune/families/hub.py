@@ -22,14 +22,15 @@ def is_hub_name(path: str) -> bool:
 
 def hub_directory(name: str) -> Path:
     """The hub's local copy of a model, downloaded at first use. Raises UsageError where it cannot be had."""
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
-    _check_network(name, urlsplit(constants.ENDPOINT).hostname)
+    if fault := network_fault():
+        raise _unavailable(name, fault)
     try:
         files = HfApi().list_repo_files(name)
         weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin"
@@ -43,13 +44,17 @@ def hub_directory(name: str) -> Path:
         raise _unavailable(name, f"the hub cannot be reached ({error})") from None
 
 
-def _check_network(name: str, host: str | None) -> None:
-    """Without a network huggingface_hub tries for half a minute; a name that does not resolve tells at once."""
+def network_fault() -> str | None:
+    """Why the hub cannot be reached, where that shows at once; its library would try for half a minute."""
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname
     if not getproxies():
         try:
             socket.getaddrinfo(host, 443)
         except OSError:
-            raise _unavailable(name, f"there is no network, or no {host}") from None
+            return f"there is no network, or no {host}"
+    return None
 
 
 def _unavailable(name: str, reason: str) -> UsageError:

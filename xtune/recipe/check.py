@@ -147,6 +147,8 @@ def _unknown(key: Key, raw: dict) -> str:
 
 
 def _bad_value(key: Key, value: Any, raw: dict) -> str:
+    if callable(value) and key[-1] == "format":
+        return "a function must stand in the recipe or a file of its own, by `def` and not inside another one"
     given = repr(value)
     given = given if len(given) <= 60 else f"{given[:57]}..."
     near = ""

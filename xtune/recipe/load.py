@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from xtune.recipe.catalog import find_recipe
@@ -36,6 +36,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     raw.setdefault("name", Path(file).stem)
     faults = apply_overrides(raw, {name: plain(value) for name, value in (overrides or {}).items()})
     written = _overridden(written, [split(name) for name in overrides or {}])
+    _name_functions(raw)
     recipe, more = check(raw, written)
     if recipe is None or faults:
         raise recipe_error(file, [*faults, *more])
@@ -56,6 +57,19 @@ def _run(file: str, written: Written) -> tuple[dict[str, Any] | None, list[Fault
         for name, value in everything.items()
         if name in Recipe.model_fields or (name in own and _looks_like_section(name, value))
     }, []
+
+
+def _name_functions(raw: dict[str, Any]) -> None:
+    """Put "/where/file.py:name" in place of each function that is the format of a source."""
+    data = raw.get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    for source in sources if isinstance(sources, list) else ():
+        function = source.get("format") if isinstance(source, dict) else None
+        # Lambdas and functions inside others have no name to find them by; a script would run again to find its own.
+        if isinstance(function, FunctionType) and function.__qualname__.isidentifier():
+            file = os.path.abspath(function.__code__.co_filename)
+            if os.path.isfile(file) and function.__module__ != "__main__":
+                source["format"] = f"{file}:{function.__name__}"
 
 
 def _with_faults_of_literals(faults: Sequence[Fault], written: Written) -> list[Fault]:
@@ -101,12 +115,14 @@ def _overridden(written: Written, keys: list[Key]) -> Written:
 
 def _with_paths(recipe: Recipe, written: Written) -> Recipe:
     """The recipe with relative paths made absolute where something is there."""
-    sources = [
-        source.model_copy(
-            update={"path": _found(source.path, ("data", "sources", n, "path"), written, os.path.isfile)}
-        )
-        for n, source in enumerate(recipe.data.sources)
-    ]
+    sources = []
+    for n, source in enumerate(recipe.data.sources):
+        here = ("data", "sources", n)
+        found = {"path": _found(source.path, (*here, "path"), written, os.path.exists)}
+        file, colon, function = source.format.rpartition(":")
+        if file.endswith(".py"):
+            found["format"] = _found(file, (*here, "format"), written, os.path.isfile) + colon + function
+        sources.append(source.model_copy(update=found))
     data = recipe.data.model_copy(update={"sources": sources})
     found = {"path": _found(recipe.model.path, ("model", "path"), written, _is_model)}
     for option, ending in (("family", ".py"), ("template", ".jinja")):  # else it is a name
@@ -119,6 +135,8 @@ def _with_paths(recipe: Recipe, written: Written) -> Recipe:
 
 def _found(path: str, key: Key, written: Written, exists: Callable[[str], bool]) -> str:
     """The first place where `path` exists, the likeliest folder first; else `path` itself."""
+    if not path:
+        return path
     place = written.place(key)
     files = () if place == PLACE else (*([place.file] if place else []), *written.files)
     start = os.path.expanduser(path) if path.startswith("~/") else path

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """Frozen, and strict about names: a misspelt option is a fault, never ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-def conflict(message: str, *options: str) -> PydanticCustomError:
-    """Options of one section that do not go together; the fault is shown at the first of them."""
-    return PydanticCustomError("conflict", "{message}", {"message": message, "options": options})
+from xtune.recipe.data_schema import Data as Data
+from xtune.recipe.data_schema import Defects as Defects
+from xtune.recipe.data_schema import Source as Source
+from xtune.recipe.section import Section as Section
+from xtune.recipe.section import conflict
 
 
 class Model(Section):
@@ -66,29 +60,9 @@ class Qlora(Lora):
     """Quantise the quantisation constants too: 0.4 bit less per weight."""
 
 
-class Source(Section):
-    path: str
-    """A .json or .jsonl file; a relative path starts at the recipe's folder, then where you stand."""
-    format: str = "auto"
-    """How rows are laid out: alpaca, sharegpt or messages; "auto" finds out from the rows."""
-    limit: int | None = Field(None, ge=1)
-    """Take only the first records."""
-
-
-class Data(Section):
-    sources: list[Source] = Field(min_length=1)
-    """The files to train on."""
-    packing: bool = True
-    """Put samples one after another without padding, kept apart in attention and positions."""
-    max_length: int = Field(2048, ge=8)
-    """Longest sample, in tokens."""
-    overlong: Literal["drop", "error"] = "drop"
-    """What to do with a sample over max_length: drop and count it, or stop."""
-
-
 class Train(Section):
-    objective: Literal["sft"] = "sft"
-    """sft: next-token prediction on the assistant's turns."""
+    objective: Literal["sft", "pretrain"] = "sft"
+    """sft: next-token prediction on the assistant's turns. pretrain: on all of plain documents."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -99,6 +73,8 @@ class Train(Section):
     """Samples per optimizer step, over all devices."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Samples per forward pass; must divide batch_size. None: all of batch_size at once."""
+    batch_tokens: int | None = Field(None, ge=8)
+    """Tokens per optimizer step, about; instead of batch_size. Each forward pass takes up to data.max_length."""
     epochs: float | None = Field(None, gt=0)
     """Passes over the data. Default 3 where steps is not given."""
     steps: int | None = Field(None, ge=1)

@@ -2,7 +2,8 @@
 
 recipe.py           the resolved recipe, runnable as it is
 environment.json    versions, device, when it started
-data_report.json    what became of every record
+data_report.json    what became of every record, and how long the samples are
+held_out.jsonl      the loss on samples kept from training, at each checkpoint
 metrics.jsonl       one line a step
 loss.png            the curve
 probe.json          prompts answered before and after

@@ -19,6 +19,7 @@ from keyword import iskeyword
 from typing import Any
 
 from xtune.errors import DataError
+from xtune.strict_json import describe, read_value
 from xtune.templates.template import Template
 
 Call = dict[str, Any]
@@ -198,22 +199,13 @@ def _whole_json(text: str) -> Any:
 
 def _json(text: str, position: int) -> tuple[Any, int]:
     """The JSON value at `position` and where it ends; what Python lets pass but JSON does not is refused."""
-    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
     try:
-        return decoder.raw_decode(text, position)
+        value, fault, end = read_value(text, position)
     except (ValueError, RecursionError) as error:
-        raise _malformed(f"a call is not JSON ({error})", text[position:]) from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError("a key stands twice")
-    return result
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+        raise _malformed(f"a call is not JSON ({describe(error)})", text[position:]) from None
+    if fault:
+        raise _malformed(f"a call is not JSON ({fault[0]})", text[position:])
+    return value, end
 
 
 def _call(value: Any, key: str) -> Call:
@@ -231,7 +223,9 @@ def _python_arguments(code: str) -> dict[str, Any]:
         call = ast.parse(code.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or ast.unparse(call.func) != "tool_call" or call.args:
             raise ValueError("it is not tool_call with named arguments alone")
-        arguments = _object([(argument.arg, ast.literal_eval(argument.value)) for argument in call.keywords])
+        arguments = {argument.arg: ast.literal_eval(argument.value) for argument in call.keywords}
+        if len(arguments) < len(call.keywords):
+            raise ValueError("a key stands twice")
         if json.loads(json.dumps(arguments, allow_nan=False)) != arguments:
             raise ValueError("JSON has no such values")
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:

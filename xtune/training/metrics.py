@@ -13,7 +13,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from xtune.data.plan import Plan
+from xtune.data.batches.plan import Plan
 from xtune.terminal import messages
 
 
@@ -30,7 +30,7 @@ class Metrics(TrainerCallback):
         self.begun = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        _truncate(self.path, state.global_step)
+        truncate(self.path, state.global_step)
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         self.progress = _Bar(self.plan.steps) if messages().is_terminal else _Lines(self.plan.steps)
 
@@ -45,9 +45,7 @@ class Metrics(TrainerCallback):
         seconds = time.perf_counter() - self.begun
         line = {
             "step": state.global_step,
-            "epoch": round(
-                min(state.global_step * self.plan.batch_size, self.plan.total) / len(self.plan.lengths), 4
-            ),
+            "epoch": round(self.plan.epochs(state.global_step), 4),
             "loss": logs["loss"],
             "grad_norm": float(logs["grad_norm"]),
             "lr": logs["learning_rate"],
@@ -107,7 +105,7 @@ class _Lines:
         pass
 
 
-def _truncate(file: Path, step: int) -> None:
+def truncate(file: Path, step: int) -> None:
     """Keep the lines up to a step; the last line of a killed run may be cut short."""
     if file.is_file():
         kept = []

@@ -10,10 +10,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from xtune.data.collate import collate
+from xtune.data.batches.collate import collate
+from xtune.data.batches.plan import Plan
 from xtune.data.dataset import Dataset
-from xtune.data.encode import NO_LABEL
-from xtune.data.plan import Plan
+from xtune.data.encoding.encode import NO_LABEL
 from xtune.recipe.schema import Full, Recipe
 
 
@@ -43,13 +43,17 @@ class SftTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
-        outputs = model(**inputs, use_cache=False)  # logits [rows, columns kept, vocabulary]
-        targets = labels[:, 1:][:, inputs["logits_to_keep"]]
-        total = cross_entropy(
-            outputs.logits.float().flatten(0, 1), targets.flatten(), ignore_index=NO_LABEL, reduction="sum"
-        )
+        total, outputs = summed_loss(model, labels, inputs)
         loss = total / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+
+def summed_loss(model, labels: torch.Tensor, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    """The loss summed over the labels of a forward pass, and the model's outputs. labels: int64 [rows, tokens]."""
+    outputs = model(**inputs, use_cache=False)  # logits [rows, columns kept, vocabulary]
+    targets = labels[:, 1:][:, inputs["logits_to_keep"]]
+    logits = outputs.logits.float().flatten(0, 1)
+    return cross_entropy(logits, targets.flatten(), ignore_index=NO_LABEL, reduction="sum"), outputs
 
 
 def make_trainer(

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from xtune.convert.layout import write_model
 from xtune.convert.standalone import write_companions
+from xtune.data.batches.draw import hold_out, make_draw
+from xtune.data.batches.plan import Plan, make_plan
 from xtune.data.dataset import Dataset, load_dataset
-from xtune.data.plan import Plan, make_plan
 from xtune.errors import ResourceError
 from xtune.families import find_family
 from xtune.families.choose_template import Choice, choose_template
@@ -39,6 +42,7 @@ class Preparation:
     choice: Choice
     dataset: Dataset
     plan: Plan
+    held_out: list[int]
 
     @property
     def template(self) -> Template:
@@ -57,8 +61,12 @@ def prepare(recipe: Recipe) -> Preparation:
         family=model.family,
         variables=model.template_variables,
     )
-    dataset = load_dataset(recipe.data, tokenizer, choice.template)
-    return Preparation(tokenizer, choice, dataset, make_plan(recipe.train, dataset.lengths))
+    data, seed = recipe.data, recipe.train.seed
+    dataset = load_dataset(data, tokenizer, choice.template, recipe.train.objective)
+    held_out = hold_out(dataset.groups, data.held_out, seed)
+    draw = make_draw(data.sources, dataset.source_of, held_out, seed)
+    plan = make_plan(recipe.train, data, dataset.lengths, draw)
+    return Preparation(tokenizer, choice, dataset, plan, np.flatnonzero(held_out).tolist())
 
 
 def describe(recipe: Recipe, preparation: Preparation) -> str:
@@ -77,8 +85,8 @@ def describe(recipe: Recipe, preparation: Preparation) -> str:
             f"method   {how}",
             f"data     {len(dataset)} samples, {tokens} tokens, {learnt} of them with loss ({learnt / tokens:.0%})",
             *(f"         {line}" for line in dataset.summary.splitlines()),
-            f"train    {plan.steps} steps of {plan.batch_size} samples "
-            f"({plan.total / len(dataset):.3g} epochs), lr {recipe.train.lr:g} {recipe.train.schedule}",
+            *([f"held out {len(preparation.held_out)} samples"] if preparation.held_out else []),
+            f"train    {plan}, lr {recipe.train.lr:g} {recipe.train.schedule}",
         ]
     )
 
@@ -110,6 +118,7 @@ def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
 
 def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint: Path | None) -> Run:
     from xtune.training.checkpoints import WriteManifest
+    from xtune.training.held_out import HeldOutLoss
     from xtune.training.metrics import Metrics
     from xtune.training.probe import answer_probes
     from xtune.training.sft import MicroBatches, make_trainer
@@ -118,11 +127,12 @@ def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint
     messages().print(
         f"run      {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""), soft_wrap=True
     )
-    run.write_json("data_report.json", dataset.report)
+    run.write_json("data_report.json", dataset.full_report)
     before = _probe_before(recipe, run, model, preparation)
     batches = MicroBatches(dataset, plan, recipe.data.packing, tokenizer.pad_token_id)
     metrics = Metrics(run.path / "metrics.jsonl", plan, dataset.loss_lengths)
-    trainer = make_trainer(recipe, model, batches, run.checkpoints, [metrics, WriteManifest()])
+    held_out = HeldOutLoss(dataset, preparation.held_out, batches, run.path / "held_out.jsonl")
+    trainer = make_trainer(recipe, model, batches, run.checkpoints, [metrics, held_out, WriteManifest()])
     with _clear_errors(run, trainer):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -1,54 +1,55 @@
 """Alpaca: an instruction, perhaps with an input, and its answer (Taori et al. 2023).
 
-{"instruction": str, "input": str, "output": str}; optional "system": str and
-"history": [[question, answer], ...].
+{"instruction": str, "input": str, "output": str}; optional "system" and "history": [[question, answer], ...].
+BELLE, GPT-4 Alpaca and Guanaco have these columns too. Dolly says "context" for the input and "response" for the
+output. alpaca_zh reads "instruction_zh", "input_zh", "output_zh", which may stand beside the English ones.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from xtune.data.mappers.mapper import Mapped, Mapper, Reject, is_preference, kind, text
-from xtune.messages import Message
+from xtune.data.findings import Findings
+from xtune.data.mappers.exchange import conversation, is_single, join
+from xtune.data.mappers.mapper import Mapper, columns_of, text
+from xtune.messages import Sample
+
+_ENGLISH = (("instruction", "input", "output"), ("instruction", "context", "response"))
+_CHINESE = (("instruction_zh", "input_zh", "output_zh"),)
+
+Layouts = tuple[tuple[str, str, str], ...]
 
 
-def _fits(row: Any) -> bool:
-    return isinstance(row, dict) and {"instruction", "output"} <= row.keys() and not is_preference(row)
+def _fits(row: Any, layouts: Layouts) -> bool:
+    return is_single(row) and any(needed in row and answer in row for needed, _, answer in layouts)
 
 
-def _map(row: Any) -> Mapped:
-    if not isinstance(row, dict):
-        raise Reject(f"the row is {kind(row)}, not an object")
-    for column in ("instruction", "output"):
-        if column not in row:
-            raise Reject(f'no column "{column}"')
-    repairs: list[str] = []
-    instruction, given, output, system = (
-        text(row.get(column), column, repairs) for column in ("instruction", "input", "output", "system")
-    )
+def _map(row: Any, found: Findings, layouts: Layouts) -> Sample:
+    row = columns_of(row)
+    columns = next((columns for columns in layouts if columns[2] in row), layouts[0])
+    columns_of(row, columns[0], columns[2])
+    instruction, given, output = (text(row.get(column), column, found) for column in columns)
     # The set's first authors had the generating model write these words for "none".
     if given.strip() == "<noinput>":
-        repairs.append('input "<noinput>" taken as empty')
+        found.repair("not_text", 'input "<noinput>" taken as empty')
         given = ""
-    if not output.strip() or output.strip() == "<nooutput>":
-        raise Reject("empty answer")
-    # Joined only if there is something on both sides, as InternLM's own script does it.
-    question = "\n".join(part for part in (instruction, given) if part.strip())
-    messages = [Message("system", system)] if system else []
-    for earlier, answer in _history(row.get("history"), repairs):
-        messages += [Message("user", earlier), Message("assistant", answer)]
-    messages += [Message("user", question), Message("assistant", output)]
-    return Mapped(tuple(messages), repairs=tuple(repairs))
+    if output.strip() == "<nooutput>":
+        output = ""
+    return conversation(row, join(instruction, given), output, found)
 
 
-def _history(value: Any, repairs: list[str]) -> list[tuple[str, str]]:
-    if value is None or value == "":
-        return []
-    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise Reject("history is not a list of [question, answer]")
-    return [
-        (text(question, "history", repairs), text(answer, "history", repairs)) for question, answer in value
-    ]
-
-
-ALPACA = Mapper("alpaca", "instruction, input, output", _fits, _map)
+ALPACA = Mapper(
+    "alpaca",
+    "instruction, input, output",
+    partial(_fits, layouts=_ENGLISH),
+    partial(_map, layouts=_ENGLISH),
+    aliases=("alpaca_map_fn", "belle", "dolly"),
+)
+ALPACA_ZH = Mapper(
+    "alpaca_zh",
+    "instruction_zh, input_zh, output_zh",
+    partial(_fits, layouts=_CHINESE),
+    partial(_map, layouts=_CHINESE),
+    aliases=("alpaca_zh_map_fn",),
+)

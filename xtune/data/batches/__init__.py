@@ -1,0 +1,1 @@
+"""From encoded samples to forward passes: draw, pack, plan, collate."""

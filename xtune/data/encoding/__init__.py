@@ -1,0 +1,1 @@
+"""From samples to token ids: render, cut into pieces, encode, make fit; in one process or several."""

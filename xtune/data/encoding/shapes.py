@@ -1,0 +1,168 @@
+"""Renders plain conversations without Jinja: each shape of them is tried out once, with stand-ins for what is said.
+
+    user, assistant   ->   <|im_start|>  user\\n{0}  <|im_end|>  \\n  <|im_start|>  assistant\\n  {1}  <|im_end|>  \\n
+
+Such a pattern holds for all conversations of the same roles, if the template only writes out what is said and does not
+look into it: a stand-in tells when anything else than white space at its ends is touched, and then, as for
+tools, thinking and whatever else is special, Jinja renders each conversation by itself. The first conversation of
+each shape is rendered in both ways and compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import groupby
+from typing import NamedTuple
+
+from xtune.data.encoding.pieces import Fixed, Piece
+from xtune.errors import UserError
+from xtune.messages import Message, Sample
+
+_Part = str | tuple[int, bool]
+"""Text of the template's, or (number of the message, whether white space at its ends is taken away)."""
+
+
+class _Slot(NamedTuple):
+    """A piece whose text is not all known; `last` is the last part where there are several."""
+
+    parts: tuple[_Part, ...]
+    continues: bool | None
+    learnt: bool
+
+
+class Shapes:
+    """The patterns of one template.
+
+    cut   the pieces of a sample, through Jinja
+    fix   pieces, encoded
+    """
+
+    def __init__(self, cut: Callable[[Sample], list[Piece]], fix: Callable[[list[Piece]], Fixed]):
+        self._cut, self._fix = cut, fix
+        self._patterns: dict[tuple, list[Fixed | _Slot] | None] = {}
+
+    def pieces(self, sample: Sample) -> list[Piece | Fixed]:
+        """The pieces of a sample, as `cut` gives them, with what is always the same encoded. Raises what it raises."""
+        shape = _shape(sample)
+        if shape is None:
+            return self._cut(sample)
+        if shape not in self._patterns:
+            pieces = self._cut(sample)
+            pattern = self._pattern(sample)
+            agrees = pattern and _fill(pattern, sample.messages) == pieces
+            self._patterns[shape] = self._fixed(pattern) if agrees else None
+            return pieces
+        pattern = self._patterns[shape]
+        return _fill(pattern, sample.messages) if pattern else self._cut(sample)
+
+    def _pattern(self, sample: Sample) -> list[Piece | _Slot] | None:
+        messages = tuple(
+            Message(turn.role, StandIn.of(index, trimmed=False), loss=turn.loss)
+            for index, turn in enumerate(sample.messages)
+        )
+        try:
+            pattern = [_slot(piece) for piece in self._cut(Sample(messages))]
+        except (_LookedAtError, UserError):
+            return None
+        return None if None in pattern else pattern
+
+    def _fixed(self, pattern: list[Piece | _Slot]) -> list[Fixed | _Slot]:
+        fixed: list[Fixed | _Slot] = []
+        for is_slot, run in groupby(pattern, lambda piece: isinstance(piece, _Slot)):
+            pieces = list(run)
+            fixed += pieces if is_slot else [self._fix(pieces)]
+        return fixed
+
+
+def _shape(sample: Sample) -> tuple | None:
+    """What the template may depend on besides what is said; None where that is more than roles."""
+    if sample.tools:
+        return None
+    shape: list = []
+    for turn in sample.messages:
+        content = turn.content
+        if turn.reasoning is not None or turn.tool_calls or turn.name is not None or "</think>" in content:
+            return None
+        if not content or content.isspace():
+            return None
+        shape += (turn.role, turn.loss)
+    return tuple(shape)
+
+
+def _fill(pattern: list[Piece | Fixed | _Slot], messages: tuple[Message, ...]) -> list[Piece | Fixed]:
+    pieces = []
+    for piece in pattern:
+        if type(piece) is _Slot:
+            text = ""
+            for part in piece.parts:
+                if type(part) is str:
+                    text += part
+                else:
+                    content = messages[part[0]].content
+                    text += content.strip() if part[1] else content
+            piece = Piece(text, piece.continues, piece.learnt)
+        pieces.append(piece)
+    return pieces
+
+
+class _LookedAtError(Exception):
+    """The template looks into what is said."""
+
+
+class StandIn(str):
+    """Stands for what is said. Its characters are such that hardly any filter leaves them as they are."""
+
+    index: int
+    trimmed: bool
+
+    @classmethod
+    def of(cls, index: int, trimmed: bool) -> StandIn:
+        stand_in = cls(f"\ue000{index}{'t' if trimmed else ''} \"<&'\\\n\n aB\u00e9\u0130\ue001")
+        stand_in.index, stand_in.trimmed = index, trimmed
+        return stand_in
+
+    def strip(self, chars=None):
+        if chars is not None:
+            raise _LookedAtError
+        return self if self.trimmed else StandIn.of(self.index, trimmed=True)
+
+
+def _looks(name: str):
+    def method(*_, **__):
+        raise _LookedAtError(name)
+
+    return method
+
+
+# Concatenation and what Python itself needs to hold a string are no looking into it.
+_HARMLESS = {"__new__", "__init__", "__init_subclass__", "__subclasshook__", "__class__", "__getattribute__"}
+_HARMLESS |= {
+    "__setattr__",
+    "__delattr__",
+    "__add__",
+    "__str__",
+    "__repr__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__doc__",
+}
+for _name in set(dir(str)) - _HARMLESS - vars(StandIn).keys() - {"strip"}:
+    setattr(StandIn, _name, _looks(_name))
+
+_STAND_IN = re.compile("\ue000(\\d+)(t?) \"<&'\\\\\n\n aB\u00e9\u0130\ue001")
+
+
+def _slot(piece: Piece) -> Piece | _Slot | None:
+    """The piece with stand-ins in it; None where one came out changed."""
+    parts: list[_Part] = []
+    position = 0
+    for found in _STAND_IN.finditer(piece.text):
+        parts += (piece.text[position : found.start()], (int(found[1]), bool(found[2])))
+        position = found.end()
+    parts.append(piece.text[position:])
+    if any("\ue000" in part or "\ue001" in part for part in parts if isinstance(part, str)):
+        return None
+    if not position:
+        return piece
+    return _Slot(tuple(part for part in parts if part), piece.continues, piece.learnt)
