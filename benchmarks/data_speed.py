@@ -200,7 +200,9 @@ def write_rows(source: Path, count: int, file: Path) -> Path:
     begin, between, end = ("", "\n", "\n") if file.suffix == ".jsonl" else ("[", ", ", "]")
     with file.open("w", encoding="utf-8") as out:
         out.write(begin)
-        for number in range(count):  # not all in memory: a child's highest resident size starts at its parent's
+        for number in range(
+            count
+        ):  # not all in memory: a child's highest resident size starts at its parent's
             again, index = divmod(number, len(originals))
             row = originals[index]
             changes = {name: f"{row[name]} ({again})" for name in ("instruction", "output")} if again else {}

@@ -155,6 +155,31 @@ def test_qlora_merges_into_the_weights_before_quantisation(tiny_model, make_adap
     assert torch.equal(after["model.norm.weight"], before["model.norm.weight"])
 
 
+@pytest.mark.parametrize(
+    "method",
+    [{"dora": True}, {"rslora": True}, {"init": "pissa", "dora": True, "rslora": True}, {"layers": [1]}],
+    ids=str,
+)
+def test_every_way_of_training_an_adapter_merges(tiny_model, tmp_path, method):
+    import torch
+
+    from xtune.model.adapters import attach_adapter, save_adapter
+    from xtune.recipe.schema import Lora
+
+    model = attach_adapter(load_model(tiny_model), Lora(kind="lora", rank=8, alpha=16, **method))
+    random = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data += 0.1 * torch.randn(weight.shape, generator=random)
+    save_adapter(model, tmp_path / "adapter")
+    done = merge(tmp_path / "adapter", tmp_path / "out")
+    ids = torch.arange(100, 140)[None]
+    with torch.inference_mode():
+        expected, merged = (each(input_ids=ids).logits for each in (model, load_model(tmp_path / "out")))
+    torch.testing.assert_close(merged, expected, atol=1e-4, rtol=0)
+    assert done.adapter_effect > 100 * done.largest_logit_difference
+
+
 def test_type_of_the_base(tiny_model, copy):
     assert dtype_on_disk(tiny_model) == "float32"
     wrong = copy(tiny_model, dtype="float16")  # as Baichuan-7B's config.json says another one

@@ -52,11 +52,43 @@ modle = dict()
         "r.py:10: train.steps: give steps or epochs, not both",
         "r.py:11: train.lr: -1 is not allowed; give a number above 0",
         "r.py:13: train.schedule: 'cosin' is not allowed; "
-        'give "cosine", "linear" or "constant"; did you mean cosine?',
+        'give "cosine", "linear", "constant" or "wsd"; did you mean cosine?',
         "r.py:14: train.micro_batch_size: 3 does not divide batch_size 8",
         "r.py:15: train.rank: unknown option; it is an option of method",
         "r.py:17: epochs: unknown section; it is an option of train",
         "r.py:18: modle: unknown section; did you mean model?",
+    ]
+
+
+def test_options_of_method_and_train_that_do_not_go_together(write, minimal):
+    method = """method = dict(kind="qlora", bits=3,
+    init="olora")
+"""
+    train = """train = dict(decay=0.2,
+    warmup=1.5)
+"""
+    assert faults(write("r.py", minimal + method + train)) == [
+        "r.py:5: method.bits: 3 is not allowed; give 4 or 8",
+        'r.py:6: method.init: "olora" changes the base weights, which are quantised here; use lora',
+        'r.py:7: train.decay: only schedule = "wsd" has a decay of its own',
+        "r.py:8: train.warmup: give a share below 1, or a whole number of steps",
+    ]
+    method = """method = dict(kind="lora", init="loftq",
+    targets=".*(q_proj",
+    layers=[])
+"""
+    assert faults(write("s.py", minimal + method)) == [
+        's.py:5: method.init: \'loftq\' is not allowed; give "default", "gaussian", "pissa" or "olora"',
+        "s.py:6: method.targets: '.*(q_proj' is no valid regex: missing ), unterminated subpattern at position 2",
+        "s.py:7: method.layers: [] is not allowed; give a list of whole numbers not empty, or None",
+    ]
+    method = 'method = dict(kind="lora", targets=".*q_proj",\n    layers=[1])\n'
+    assert faults(write("t.py", minimal + method)) == [
+        "t.py:6: method.layers: a regex says in which layers; give layers with other targets"
+    ]
+    assert faults(write("u.py", minimal + 'method = dict(kind="qlora", bits=8, dora=True)\n')) == [
+        "u.py:5: method.dora: dora restores the weights, which bitsandbytes cannot from 8 bits on a CPU; "
+        "use bits = 4"
     ]
 
 

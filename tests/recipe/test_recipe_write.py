@@ -24,7 +24,10 @@ lora = {
     "rank": counts,
     "alpha": positive,
     "dropout": st.floats(0, 1, exclude_max=True),
-    "targets": text | st.lists(text),
+    "targets": st.sampled_from(["all-linear", "attention", r".*\.\d+\.(q|v)_proj"]) | st.lists(text),
+    "rslora": st.booleans(),
+    "dora": st.booleans(),
+    "lora_plus": st.none() | positive,
 }
 train = st.builds(
     lambda micro, times, passes, **rest: Train(
@@ -35,7 +38,9 @@ train = st.builds(
     passes=st.fixed_dictionaries({}, optional={"epochs": positive})
     | st.fixed_dictionaries({}, optional={"steps": counts}),
     lr=positive,
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
+    schedule=st.sampled_from(["cosine", "linear", "constant", "wsd"]),
+    warmup=counts | st.floats(0, 1),
+    optimizer=st.sampled_from(get_args(Train.model_fields["optimizer"].annotation)),
     seed=st.integers(),
     gradient_checkpointing=st.booleans(),
     checkpoint_every=st.none() | counts,
@@ -44,8 +49,20 @@ recipes = st.builds(
     Recipe,
     model=st.builds(Model, path=text, family=text, dtype=st.sampled_from(["auto", "float32"])),
     method=st.just(Full(kind="full"))
-    | st.builds(Lora, kind=st.just("lora"), **lora)
-    | st.builds(Qlora, kind=st.just("qlora"), double_quantization=st.booleans(), **lora),
+    | st.builds(Lora, kind=st.just("lora"), init=st.sampled_from(["default", "pissa"]), **lora)
+    | st.builds(
+        Lora,
+        kind=st.just("lora"),
+        targets=st.just("attention"),
+        layers=st.lists(st.integers(), min_size=1),
+    )
+    | st.builds(
+        Qlora,
+        kind=st.just("qlora"),
+        bits=st.sampled_from([4, 8]),
+        double_quantization=st.booleans(),
+        **{**lora, "dora": st.just(False)},
+    ),
     data=st.builds(
         Data,
         sources=st.lists(

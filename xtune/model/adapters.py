@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from xtune.errors import RecipeError, UsageError
@@ -18,10 +19,12 @@ from xtune.recipe.schema import Lora
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 PREFIX = "base_model.model."
 """What PEFT puts before a model's own names."""
+_CHANGE_THE_BASE = ("pissa", "olora")
 
 
 def attach_adapter(
@@ -30,6 +33,8 @@ def attach_adapter(
     """The model with a new, untrained LoRA adapter; only the adapter is trainable, in float32.
 
     attention   what `method.targets = "attention"` means: the family's lora_targets
+
+    Raises RecipeError where targets or layers mean nothing in this model, or the rank is too high for the start.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -38,24 +43,55 @@ def attach_adapter(
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
-        target_modules=list(attention) if method.targets == "attention" else method.targets,
+        target_modules=_targets(model, method, attention),
+        layers_to_transform=_layers(model, method),
+        use_rslora=method.rslora,
+        use_dora=method.dora,
+        init_lora_weights=True if method.init == "default" else method.init,
         bias="none",
     )
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
-        linear = sorted(
-            {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
-        )
-        raise RecipeError(
-            f"No layer matches method.targets = {method.targets!r}: {str(error).splitlines()[0]}",
-            where="method.targets",
-            fix=f'Use "all-linear" or some of: {", ".join(linear)}',
-        ) from None
+        raise _no_target(model, method, str(error).splitlines()[0]) from None
     # PEFT looks for vocab_size in the base's config.json, which ChatGLM calls otherwise, and takes its absence for
     # added tokens: every checkpoint would bring both embeddings along.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
+    if method.init in _CHANGE_THE_BASE:
+        adapted.initial_factors = _factors(adapted)
+        for name, factor in adapted.initial_factors.items():
+            if "lora_A" in name and len(factor) < method.rank:
+                raise RecipeError(
+                    f"method.rank is {method.rank}, and {_layer(name)} has only rank {len(factor)}.",
+                    where="method.rank",
+                    fix=f'Lower it, or use method.init = "default" in place of "{method.init}".',
+                )
     return adapted
+
+
+def save_adapter(model: PeftModel, directory: Path) -> None:
+    """Write a trained adapter, as one that stands beside the original base.
+
+    PiSSA and OLoRA begin with W = W' + s B₀ A₀ and train beside W'. What they learnt is s (B A - B₀ A₀), which PEFT
+    writes as a plain adapter of twice the rank. (Checkpoints keep A and B, to go on from.)
+    """
+    from safetensors.torch import load_file, save_file
+
+    initial = getattr(model, "initial_factors", None)
+    if initial is None:
+        model.save_pretrained(directory)
+        return
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*changes the base weights")  # that is why
+        start = Path(folder) / "initial"
+        start.mkdir()
+        save_file(initial, start / "adapter_model.safetensors", metadata={"format": "pt"})
+        model.save_pretrained(directory, path_initial_model_for_weight_conversion=str(start))
+    # PEFT leaves out DoRA's lengths. They are those of W' + s B A, which the plain adapter gives again.
+    lengths = {name: length for name, length in _factors(model).items() if "lora_magnitude_vector" in name}
+    if lengths:
+        file = directory / "adapter_model.safetensors"
+        save_file({**load_file(file), **lengths}, file, metadata={"format": "pt"})
 
 
 def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
@@ -119,7 +155,61 @@ def _does_not_fit(model: PreTrainedModel, directory: Path, tensors: Iterable[str
     )
 
 
-def _is_linear(module) -> bool:
+def _targets(model: PreTrainedModel, method: Lora, attention: Sequence[str]) -> str | list[str]:
+    """As PEFT takes them: names, a regex, or "all-linear", which it does not combine with chosen layers."""
+    if method.targets == "attention":
+        return list(attention)
+    if method.targets == "all-linear" and method.layers is not None:
+        output = model.get_output_embeddings()
+        return sorted({_last(name) for name, module in _linear(model) if module is not output})
+    return method.targets
+
+
+def _layers(model: PreTrainedModel, method: Lora) -> list[int] | None:
+    if method.layers is None:
+        return None
+    number = model.config.get_text_config().num_hidden_layers
+    if beyond := [layer for layer in method.layers if not 0 <= layer < number]:
+        raise RecipeError(
+            f"method.layers names {beyond[0]}, and the model has layers 0 to {number - 1}.",
+            where="method.layers",
+            fix="Number them from 0.",
+        )
+    return method.layers
+
+
+def _no_target(model: PreTrainedModel, method: Lora, why: str) -> RecipeError:
+    """PEFT found no layer, or one that is not linear, which `why` begins to name."""
+    names = [name for name, _ in _linear(model)]
+    if isinstance(method.targets, str):
+        what = f'method.targets = "{method.targets}"'
+        fix = f'Use "all-linear", "attention", or a regex for whole names, such as {", ".join(names[:2])}'
+    else:
+        what = f"method.targets = {method.targets}"
+        fix = f'Use "all-linear" or some of: {", ".join(sorted({*map(_last, names)}))}'
+    text = f"No layer matches {what}."
+    if why.startswith("Target module "):  # "… LlamaAttention( … is not supported"
+        text = f"{what} matches what is not linear: {why.split()[2].rstrip('(')}"
+    return RecipeError(text, where="method.targets", fix=fix)
+
+
+def _factors(model: PeftModel) -> dict[str, Tensor]:
+    """A copy of an adapter's tensors on the CPU, by the names that they have in its file."""
+    from peft import get_peft_model_state_dict
+
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _layer(tensor: str) -> str:
+    return tensor.removeprefix(PREFIX).partition(".lora_")[0]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _linear(model: PreTrainedModel) -> list[tuple[str, Module]]:
     import torch
 
-    return isinstance(module, torch.nn.Linear)
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ def load_model(
         )
     elif bits == 8:
         quantization = BitsAndBytesConfig(load_in_8bit=True)
+        # It tells in every layer of every pass that int8 products begin in float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     elif bits is not None:
         raise UsageError(f"bits must be 4, 8 or None, not {bits!r}.", where="load_model")
     loading = {

@@ -62,9 +62,8 @@ def allowed(key: Key, raw: Any = None) -> str:
 
 
 def one_of(names) -> str:
-    return " or ".join([", ".join(f'"{n}"' for n in list(names)[:-1]), f'"{list(names)[-1]}"']).removeprefix(
-        " or "
-    )
+    *others, last = [f'"{name}"' if isinstance(name, str) else str(name) for name in names]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _alternatives(field: FieldInfo) -> tuple[Any, ...]:

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from xtune.recipe.data_schema import Data as Data
 from xtune.recipe.data_schema import Defects as Defects
 from xtune.recipe.data_schema import Source as Source
+from xtune.recipe.method_schema import Full as Full
+from xtune.recipe.method_schema import Lora as Lora
+from xtune.recipe.method_schema import Qlora as Qlora
 from xtune.recipe.section import Section as Section
 from xtune.recipe.section import conflict
 
@@ -35,40 +38,20 @@ class Model(Section):
     divides positions ("linear"). None: as config.json says, else as published."""
 
 
-class Full(Section):
-    kind: Literal["full"]
-    """Train all weights."""
-
-
-class Lora(Section):
-    kind: Literal["lora"]
-    """Train low-rank adapters beside frozen weights (Hu et al. 2021)."""
-    rank: int = Field(16, ge=1)
-    """Rank r of the two factors."""
-    alpha: float = Field(32, gt=0)
-    """Adapters are scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapters' input."""
-    targets: str | list[str] = "all-linear"
-    """Linear layers that get an adapter: "all-linear" (all but the output layer), "attention", or their names."""
-
-
-class Qlora(Lora):
-    kind: Literal["qlora"]
-    """Low-rank adapters beside weights quantised to 4-bit NF4 (Dettmers et al. 2023)."""
-    double_quantization: bool = True
-    """Quantise the quantisation constants too: 0.4 bit less per weight."""
-
-
 class Train(Section):
     objective: Literal["sft", "pretrain"] = "sft"
     """sft: next-token prediction on the assistant's turns. pretrain: on all of plain documents."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after warm-up."""
-    warmup: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion", "lion_8bit"] = "adamw"
+    """adamw is torch's fused one. The state of the others takes less memory: 8 bits, paged out to the CPU, by rows and
+    columns (adafactor), one moment (lion)."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How the learning rate falls after warm-up; wsd (warm-up, stable, decay): at the end only."""
+    warmup: float | int = Field(0.03, ge=0)
+    """Steps in which the learning rate rises from 0: a share below 1, or a number."""
+    decay: float | None = Field(None, gt=0, lt=1)
+    """Of wsd: share of the steps in which the learning rate falls to 0. None: 0.1."""
     batch_size: int = Field(8, ge=1)
     """Samples per optimizer step, over all devices."""
     micro_batch_size: int | None = Field(None, ge=1)
@@ -82,7 +65,7 @@ class Train(Section):
     seed: int = 0
     """Of initialisation, data order and dropout."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
     gradient_checkpointing: bool = False
@@ -99,6 +82,10 @@ class Train(Section):
             raise conflict("give steps or epochs, not both", "steps", "epochs")
         if micro and size % micro:
             raise conflict(f"{micro} does not divide batch_size {size}", "micro_batch_size", "batch_size")
+        if self.warmup >= 1 and self.warmup != int(self.warmup):
+            raise conflict("give a share below 1, or a whole number of steps", "warmup")
+        if self.decay is not None and self.schedule != "wsd":
+            raise conflict('only schedule = "wsd" has a decay of its own', "decay", "schedule")
         return self
 
 

@@ -15,6 +15,7 @@ from xtune.data.batches.plan import Plan
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import NO_LABEL
 from xtune.recipe.schema import Full, Recipe
+from xtune.training.optimizers import OPTIM, loraplus_optimizer, schedule
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class SftTrainer(Trainer):
     """transformers' loop with our loss: the mean over all tokens with loss of the whole step."""
 
     loss_is_scaled_for_ga = True  # num_items_in_batch counts over all forward passes of a step
+    lora_plus: float | None = None
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None and self.lora_plus is not None:
+            self.optimizer = loraplus_optimizer(self.model, self.args, self.lora_plus)
+        return super().create_optimizer(model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
@@ -73,11 +80,10 @@ def make_trainer(
         gradient_accumulation_steps=plan.accumulation,
         train_sampling_strategy="sequential",  # the plan has the order
         learning_rate=train.lr,
-        lr_scheduler_type="constant_with_warmup" if train.schedule == "constant" else train.schedule,
-        warmup_steps=round(train.warmup * plan.steps),
-        optim="adamw_torch_fused",
+        **schedule(train, plan.steps),
+        optim=OPTIM[train.optimizer],
         adam_beta1=0.9,
-        adam_beta2=0.999,
+        adam_beta2=0.99 if train.optimizer.startswith("lion") else 0.999,  # as published
         adam_epsilon=1e-8,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
@@ -105,6 +111,7 @@ def make_trainer(
         data_collator=_only,
         callbacks=callbacks,
     )
+    trainer.lora_plus = None if isinstance(recipe.method, Full) else recipe.method.lora_plus
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -52,7 +52,10 @@ class Preparation:
 
 def prepare(recipe: Recipe) -> Preparation:
     """Tokenizer, template, encoded data and plan of a recipe. Raises UsageError and DataError."""
+    from xtune.training.optimizers import check_optimizer
+
     quiet_libraries()
+    check_optimizer(recipe.train.optimizer)
     model = recipe.model
     tokenizer = load_tokenizer(model.path, family=model.family)
     choice = choose_template(
@@ -99,7 +102,7 @@ def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
     """
     path = new_run_path(recipe, Path(run_dir) if run_dir else None)
     preparation = prepare(recipe)
-    messages().print(describe(recipe, preparation), soft_wrap=True)
+    messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
     model = _trainable_model(recipe)
     return _train(recipe, preparation, model, create_run(recipe, path), None)
 
@@ -111,7 +114,7 @@ def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
 
     recipe = load_recipe(run.recipe_file, overrides or {})
     preparation = prepare(recipe)
-    messages().print(describe(recipe, preparation), soft_wrap=True)
+    messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
     remove_partial(run.checkpoints)
     return _train(recipe, preparation, _trainable_model(recipe), run, newest_checkpoint(run.checkpoints))
 
@@ -161,7 +164,7 @@ def _trainable_model(recipe: Recipe) -> PreTrainedModel:
         options.path,
         # Small steps on bfloat16 weights are rounded away: all of them are trained in float32.
         dtype="float32" if full and options.dtype == "auto" else options.dtype,
-        bits=4 if qlora else None,
+        bits=method.bits if qlora else None,
         attention=options.attention,
         options=Options.of(options),
         double_quantization=qlora and method.double_quantization,
@@ -193,6 +196,8 @@ def _probe_rows(recipe: Recipe, before: list[str], after: list) -> list[dict]:
 
 def _save_result(recipe: Recipe, run: Run, model, preparation: Preparation) -> None:
     """The adapter or the model, with tokenizer, template and what it was trained on."""
+    from xtune.model.adapters import save_adapter
+
     tokenizer, template = preparation.tokenizer, preparation.template
     full = isinstance(recipe.method, Full)
     target = run.path / ("model" if full else "adapter")
@@ -205,7 +210,7 @@ def _save_result(recipe: Recipe, run: Run, model, preparation: Preparation) -> N
             write_model(model, model_directory(recipe.model.path), directory, options=options)
             write_companions(Target(recipe.model.path, None, template, options), tokenizer, directory)
         else:
-            model.save_pretrained(directory)
+            save_adapter(model, directory)
             tokenizer.save_pretrained(directory)
             write_note(directory, base=recipe.model.path, template=template, options=options)
 

@@ -137,7 +137,9 @@ def test_error_names_the_record(encode):
     assert caught.value.where == "f:2"
 
 
-@pytest.mark.parametrize(("way", "count"), [("split", 4), ("cut", 1), ("drop", 0), ("auto", 4), ("cut_turns", 0)])
+@pytest.mark.parametrize(
+    ("way", "count"), [("split", 4), ("cut", 1), ("drop", 0), ("auto", 4), ("cut_turns", 0)]
+)
 def test_documents(encode, tokenizer, way, count):
     text = "word " * 320
     chunk = encode([text], way)
