@@ -27,7 +27,7 @@ from xtune.data.duplicates import Seen
 from xtune.data.encoding.encode import NO_LABEL, Encoded, Encoder
 from xtune.data.encoding.encode_records import Chunk, Work
 from xtune.data.encoding.workers import Workers, encode_in_chunks
-from xtune.data.files import data_files
+from xtune.data.files import Record, data_files
 from xtune.data.findings import Reject
 from xtune.data.read import open_source, refuse_empty
 from xtune.data.recognise import KINDS_OF
@@ -79,7 +79,7 @@ class Dataset:
     def source(self, index: int) -> str:
         """file:line of the record that a sample came from."""
         file, line, column = self.places[index]
-        return f"{self.files[file]}:{line}" + (f":{column}" if column else "")
+        return Record(line, column, file=self.files[file]).place
 
     @property
     def lengths(self) -> np.ndarray:
@@ -202,7 +202,7 @@ def _without_duplicates(chunk: Chunk, seen: Seen, action: str, report: DataRepor
     reason = "the same as an earlier record"
     for start in starts[again]:
         file, line, column = chunk.places[start]
-        place = f"{chunk.files[file]}:{line}" + (f":{column}" if column else "")
+        place = Record(line, column, file=chunk.files[file]).place
         if action == "keep":
             report.note(place, reason)
         else:

@@ -78,11 +78,9 @@ class Reader:
         if not self.named and not mapper.fits(row):
             mapper = _other_mapper(row, mapper, found)
         if isinstance(row, dict) and not _MEDIA_COLUMNS.isdisjoint(row):
-            media = next((name for name in row if name in _MEDIA_COLUMNS and row[name]), None)
-        else:
-            media = None
-        if media:
-            raise Reject("media", f"the row has {media}: only text can be trained on")
+            for name in row:
+                if name in _MEDIA_COLUMNS and row[name]:
+                    raise Reject("media", f"the row has {name}: only text can be trained on")
         mapped = mapper.map(row, found)
         samples = mapped if isinstance(mapped, list | tuple) else [mapped]
         if self.kinds and mapper.kind not in KINDS:  # a function of the user's gives anything

@@ -183,7 +183,6 @@ class _Counts:
     def __init__(self, encoder: Encoder, data: Data):
         self.encoder, self.max_length = encoder, data.max_length
         self.actions = data.defects.model_dump()
-        self.alphabet = encoder.words.alphabet
         self.kind: type | None = None
         self.samples = self.good = self.tokens = self.learnt = 0
         self.lengths: Counter[int] = Counter()
@@ -201,8 +200,7 @@ class _Counts:
             samples, found = reader.samples(record)
             texts = [self._pieces(sample) for sample in samples]
             row = make_row(record.place, record.row, samples)
-            if unknown := self.alphabet.unknown(row.whole):
-                found.note("unknown_character", f"the tokenizer has no token for U+{ord(unknown):04X}")
+            self.encoder.words.alphabet.note_unknown(row.whole, found)
         except Reject as fault:
             report.reject(record.place, fault.unless_stopped(self.actions, record.place))
             self.hashes.append(0)

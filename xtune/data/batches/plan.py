@@ -65,12 +65,12 @@ class SamplePlan:
     def micro_batches(self, step: int) -> list[list[int]]:
         """The samples of a step, split into forward passes of about the same number of tokens."""
         samples = self.step(step)
-        groups: list[list[int]] = [[] for _ in range(math.ceil(len(samples) / self.micro_batch_size))]
         if self.by_length:  # of about the same length instead: less padding
             return [
                 samples[start : start + self.micro_batch_size]
                 for start in range(0, len(samples), self.micro_batch_size)
             ]
+        groups: list[list[int]] = [[] for _ in range(math.ceil(len(samples) / self.micro_batch_size))]
         tokens = [0] * len(groups)
         for sample in sorted(samples, key=lambda sample: -self.lengths[sample]):
             open_groups = [g for g, group in enumerate(groups) if len(group) < self.micro_batch_size]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from xtune.data.findings import Findings
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -28,6 +30,11 @@ class Alphabet:
         for character in set(text) - self._writable - self._unknown:
             (self._writable if self._writes(character) else self._unknown).add(character)
         return next((character for character in text if character in self._unknown), "")
+
+    def note_unknown(self, text: str, found: Findings) -> None:
+        """Note the first character of the text that has no token. Raises Reject as `found.note` does."""
+        if unknown := self.unknown(text):
+            found.note("unknown_character", f"the tokenizer has no token for U+{ord(unknown):04X}")
 
     def _writes(self, character: str) -> bool:
         ids = self._tokenizer.encode(character, add_special_tokens=False).ids

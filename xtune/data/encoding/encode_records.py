@@ -87,7 +87,8 @@ def _collect(mapped, texts: list[Fixed], work: Work, report: DataReport) -> Chun
         fault = None
         try:
             if words.lossy:
-                _note_unknown(sample, words.alphabet, found)
+                for text in _texts(sample):
+                    words.alphabet.note_unknown(text, found)
             if any(len(one.ids) > most or not has_loss(one) for one in encoded):
                 encoded = work.fitting.fit(sample, encoded, found)
         except Reject as error:
@@ -131,12 +132,6 @@ def _pieces(sample: AnySample, work: Work, found: Findings) -> list[list[Piece |
         messages = tuple(replace(turn, reasoning=None) for turn in sample.messages)
         return _pieces(replace(sample, messages=messages), work, found)
     raise fault
-
-
-def _note_unknown(sample: AnySample, alphabet, found: Findings) -> None:
-    for words in _texts(sample):
-        if unknown := alphabet.unknown(words):
-            found.note("unknown_character", f"the tokenizer has no token for U+{ord(unknown):04X}")
 
 
 def _texts(sample: AnySample) -> list[str]:
