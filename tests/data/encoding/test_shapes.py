@@ -75,7 +75,7 @@ def test_patterns_give_what_jinja_gives(name):
     template = find_template(name)
     cut, (_, pieces) = cutter(template), shapes_of(template)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(talks(WORDS))
     def check(sample):
         try:
@@ -116,6 +116,11 @@ LOOKS = [
     "{{ '%s' | format(m.content) | lower }}",
     "{{ m.content | trim('a') }}",
     "{{ (m.content ~ '!') | upper }}",
+    "{{ ('!' ~ m.content) | trim }}",
+    "{{ ('' ~ m.content) | trim }}",
+    "{{ ('' ~ m.content).strip('\\n') }}",
+    "{{ ('' ~ m.content).rstrip(' ') }}",
+    "{{ ('' ~ m.content).lstrip() }}",
     "{{ m.content | wordcount }}",
     "{{ m.content == 'x' }}",
 ]
@@ -126,6 +131,6 @@ def test_a_template_that_looks_at_the_words(body):
     source = "{% for m in messages %}<|a|>{% generation %}" + body + "<|b|>{% endgeneration %}{% endfor %}"
     template = template_from_source("looks.jinja", source)
     cut, (_, pieces) = cutter(template), shapes_of(template)
-    for words in ("x", "axa", "a\nb 'c' \"<", "</x>y", " x ", "AB Cd"):
+    for words in ("x", "axa", "a\nb 'c' \"<", "</x>y", " x ", "\n\tx \n", "AB Cd"):
         sample = Sample((Message("user", words), Message("assistant", words + "!")))
         assert pieces(sample) == cut(sample)

@@ -19,8 +19,8 @@ from xtune.data.encoding.pieces import Fixed, Piece
 from xtune.errors import UserError
 from xtune.messages import Message, Sample
 
-_Part = str | tuple[int, bool]
-"""Text of the template's, or (number of the message, whether white space at its ends is taken away)."""
+_Part = str | tuple[int, bool, bool]
+"""Text of the template's, or (number of the message, whether white space at its start and at its end is taken away)."""
 
 
 class _Slot(NamedTuple):
@@ -57,12 +57,17 @@ class Shapes:
         return _fill(pattern, sample.messages) if pattern else self._cut(sample)
 
     def _pattern(self, sample: Sample) -> list[Piece | _Slot] | None:
+        # Templates may take away all white space or only that of a kind.
+        patterns = [self._pattern_with(sample, outermost) for outermost in (" ", "\n")]
+        return patterns[0] if patterns[0] == patterns[1] else None
+
+    def _pattern_with(self, sample: Sample, outermost: str) -> list[Piece | _Slot] | None:
         messages = tuple(
-            Message(turn.role, StandIn.of(index, trimmed=False), loss=turn.loss)
+            Message(turn.role, StandIn.of(index, outermost), loss=turn.loss)
             for index, turn in enumerate(sample.messages)
         )
         try:
-            pattern = [_slot(piece) for piece in self._cut(Sample(messages))]
+            pattern = [_slot(piece, outermost) for piece in self._cut(Sample(messages))]
         except (_LookedAtError, UserError):
             return None
         return None if None in pattern else pattern
@@ -99,8 +104,11 @@ def _fill(pattern: list[Piece | Fixed | _Slot], messages: tuple[Message, ...]) -
                 if type(part) is str:
                     text += part
                 else:
-                    content = messages[part[0]].content
-                    text += content.strip() if part[1] else content
+                    index, at_start, at_end = part
+                    content = messages[index].content
+                    if at_start:
+                        content = content.lstrip()
+                    text += content.rstrip() if at_end else content
             piece = Piece(text, piece.continues, piece.learnt)
         pieces.append(piece)
     return pieces
@@ -111,21 +119,24 @@ class _LookedAtError(Exception):
 
 
 class StandIn(str):
-    """Stands for what is said. Its characters are such that hardly any filter leaves them as they are."""
+    """Stands for what is said. Its characters are such that hardly any filter leaves them as they are; its ends tell
+    when it loses white space there, also together with other text."""
 
     index: int
-    trimmed: bool
+    outermost: str
 
     @classmethod
-    def of(cls, index: int, trimmed: bool) -> StandIn:
-        stand_in = cls(f"\ue000{index}{'t' if trimmed else ''} \"<&'\\\n\n aB\u00e9\u0130\ue001")
-        stand_in.index, stand_in.trimmed = index, trimmed
+    def of(cls, index: int, outermost: str) -> StandIn:
+        """A stand-in whose ends are blank, with `outermost` as the last of them; "" for one without white space."""
+        core = f"\ue000{index} \"<&'\\\n\n aB\u00e9\u0130\ue001"
+        stand_in = cls(f"{outermost}{_BLANK}{core}{_BLANK}{outermost}" if outermost else core)
+        stand_in.index, stand_in.outermost = index, outermost
         return stand_in
 
     def strip(self, chars=None):
         if chars is not None:
             raise _LookedAtError
-        return self if self.trimmed else StandIn.of(self.index, trimmed=True)
+        return StandIn.of(self.index, "") if self.outermost else self
 
 
 def _looks(name: str):
@@ -150,18 +161,23 @@ _HARMLESS |= {
 for _name in set(dir(str)) - _HARMLESS - vars(StandIn).keys() - {"strip"}:
     setattr(StandIn, _name, _looks(_name))
 
-_STAND_IN = re.compile("\ue000(\\d+)(t?) \"<&'\\\\\n\n aB\u00e9\u0130\ue001")
+_BLANK = "\u2003"  # a space that no template writes
+_CORE = re.compile("\ue000(\\d+) \"<&'\\\\\n\n aB\u00e9\u0130\ue001")
 
 
-def _slot(piece: Piece) -> Piece | _Slot | None:
+def _slot(piece: Piece, outermost: str) -> Piece | _Slot | None:
     """The piece with stand-ins in it; None where one came out changed."""
     parts: list[_Part] = []
     position = 0
-    for found in _STAND_IN.finditer(piece.text):
-        parts += (piece.text[position : found.start()], (int(found[1]), bool(found[2])))
-        position = found.end()
+    before, after = outermost + _BLANK, _BLANK + outermost
+    for found in _CORE.finditer(piece.text):
+        text = piece.text[position : found.start()]
+        whole_start = text.endswith(before)
+        whole_end = piece.text.startswith(after, found.end())
+        parts += (text.removesuffix(before), (int(found[1]), not whole_start, not whole_end))
+        position = found.end() + whole_end * len(after)
     parts.append(piece.text[position:])
-    if any("\ue000" in part or "\ue001" in part for part in parts if isinstance(part, str)):
+    if any(mark in part for part in parts if isinstance(part, str) for mark in ("\ue000", "\ue001", _BLANK)):
         return None
     if not position:
         return piece
