@@ -10,7 +10,7 @@ quickstart: .venv/.installed
 	$(BIN)/xtune train examples/quickstart/recipe.py
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -m slow
@@ -30,7 +30,7 @@ lint: .venv/.installed-dev
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed requirements/dev.txt
+.venv/.installed-dev: .venv/.installed requirements/dev.txt requirements/deepspeed.txt
 	@echo "Installing requirements/dev.txt"
 	@$(PIP) -r requirements/dev.txt
 	@touch $@

@@ -13,6 +13,8 @@ import pytest
 os.environ.setdefault("XTUNE_HOME", str(Path.home() / ".cache" / "xtune-tests"))
 # Threads that wait by spinning slow each other down tenfold where other processes want the cores too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, each with what it starts on one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "examples" / "quickstart"

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xtune.chat.reward import load_reward_model as load_reward_model
     from xtune.convert.merge import merge as merge
     from xtune.data.encoding.encode import encode as encode
     from xtune.data.read import read_data as read_data
@@ -36,6 +37,7 @@ _MODULE_OF = {
     "load_recipe": "xtune.recipe.load",
     "train": "xtune.training.train",
     "load_model": "xtune.model.load",
+    "load_reward_model": "xtune.chat.reward",
     "load_tokenizer": "xtune.families.tokenizer",
     "render": "xtune.templates.render",
     "encode": "xtune.data.encoding.encode",

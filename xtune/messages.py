@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -85,3 +86,11 @@ class Document:
 
 
 AnySample = Sample | Pair | Labelled | Prompt | Document
+
+
+def under_condition(messages: Sequence[Message], condition: str) -> tuple[Message, ...]:
+    """The messages with a condition in front of their system prompt, or as it: what kind of preferences count."""
+    first, *others = messages
+    if first.role == "system":
+        return (replace(first, content=f"{condition}\n\n{first.content}"), *others)
+    return (Message("system", condition), *messages)

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from xtune.ranks import rank
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def messages() -> Console:
-    """What a person reads while something runs goes to stderr, so that stdout can be piped."""
+    """What a person reads while something runs goes to stderr, so that stdout can be piped. Of several processes
+    only the first speaks."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=rank() > 0)
 
 
 @contextmanager
@@ -40,5 +43,12 @@ def quiet_libraries() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
         lambda record: "kernels-community" not in record.getMessage()
     )
+    # DeepSpeed, imported by accelerate where it is installed, tells that there is no GPU.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     # transformers tells of its own renamed attributes, which it and peft still use themselves.
-    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning)
+    # GaLore's is a copy of what transformers once had.
+    warnings.filterwarnings("ignore", "This implementation of AdamW is deprecated", FutureWarning)
+    # accelerate and DeepSpeed call torch by names that are renamed.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)

@@ -71,9 +71,14 @@ def test_five_mistakes_are_all_listed_fast(tmp_path):
 
 def test_recipes_lists_shows_and_copies(tmp_path):
     listed = xtune("recipes").stdout.splitlines()
-    folder, *ours = listed[-4:]
+    folder, *ours = listed[-5:]
     assert folder == "smollm2:"
-    assert [line.split()[0] for line in ours] == ["smollm2_full", "smollm2_lora", "smollm2_qlora"]
+    assert [line.split()[0] for line in ours] == [
+        "smollm2_full",
+        "smollm2_lora",
+        "smollm2_lora_dpo",
+        "smollm2_qlora",
+    ]
     assert all(len(line.split()) > 4 for line in listed if line.startswith(" "))
     copied = xtune("recipes", "copy", "smollm2_lora", "my dir", cwd=tmp_path)
     assert copied.returncode == 0

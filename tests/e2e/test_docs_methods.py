@@ -21,7 +21,8 @@ def first_column(heading: str) -> set[str]:
 def test_the_recipe_holds(tmp_path):
     file = tmp_path / "r.py"
     file.write_text(
-        "model = dict(path='smollm2')\ndata = dict(sources=[dict(path='a')])\n" + blocks("python", FILE)[0]
+        "model = dict(path='smollm2')\ndata = dict(sources=[dict(path='a')])\n"
+        + next(block for block in blocks("python", FILE) if "lora_plus" in block)
     )
     recipe = load_recipe(file)
     assert (recipe.method.lora_plus, recipe.train.warmup) == (8, 50)

@@ -19,7 +19,7 @@ from xtune.families.family import Options
         ({"model_type": "qwen", "audio": {}}, "Qwen-Audio"),
         ({"model_type": "chatglm", "padded_vocab_size": 151552, "vision_config": {}}, "GLM-4V"),
         ({"model_type": "chatglm", "inner_hidden_size": 1, "quantization_bit": 4}, "4 bits"),
-        ({"model_type": "internlm2", "architectures": ["InternLM2ForRewardModel"]}, "reward model"),
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "2 classes"),
         ({"model_type": "internlmxcomposer2", "auto_map": {}}, "internlmxcomposer2"),
     ],
 )

@@ -50,7 +50,7 @@ modle = dict()
         "r.py:6: data.sources.1.path: missing; give a string",
         "r.py:8: data.packing: 'perhaps' is not allowed; give True or False",
         "r.py:10: train.steps: give steps or epochs, not both",
-        "r.py:11: train.lr: -1 is not allowed; give a number above 0",
+        "r.py:11: train.lr: -1 is not allowed; give a number above 0, or None",
         "r.py:13: train.schedule: 'cosin' is not allowed; "
         'give "cosine", "linear", "constant" or "wsd"; did you mean cosine?',
         "r.py:14: train.micro_batch_size: 3 does not divide batch_size 8",
@@ -73,18 +73,21 @@ def test_options_of_method_and_train_that_do_not_go_together(write, minimal):
         'r.py:7: train.decay: only schedule = "wsd" has a decay of its own',
         "r.py:8: train.warmup: give a share below 1, or a whole number of steps",
     ]
-    method = """method = dict(kind="lora", init="loftq",
+    method = """method = dict(kind="lora", init="svd",
     targets=".*(q_proj",
     layers=[])
 """
     assert faults(write("s.py", minimal + method)) == [
-        's.py:5: method.init: \'loftq\' is not allowed; give "default", "gaussian", "pissa" or "olora"',
+        's.py:5: method.init: \'svd\' is not allowed; give "default", "gaussian", "pissa", "olora" or "loftq"',
         "s.py:6: method.targets: '.*(q_proj' is no valid regex: missing ), unterminated subpattern at position 2",
         "s.py:7: method.layers: [] is not allowed; give a list of whole numbers not empty, or None",
     ]
     method = 'method = dict(kind="lora", targets=".*q_proj",\n    layers=[1])\n'
     assert faults(write("t.py", minimal + method)) == [
         "t.py:6: method.layers: a regex says in which layers; give layers with other targets"
+    ]
+    assert faults(write("v.py", minimal + 'method = dict(kind="lora", init="loftq")\n')) == [
+        'v.py:5: method.init: "loftq" makes good what 4 bits lose; use qlora with bits = 4'
     ]
     assert faults(write("u.py", minimal + 'method = dict(kind="qlora", bits=8, dora=True)\n')) == [
         "u.py:5: method.dora: dora restores the weights, which bitsandbytes cannot from 8 bits on a CPU; "
@@ -220,7 +223,7 @@ train.update(lr="high")
         "r.py:6: method.rank: -1 is not allowed; give a whole number at least 1",
         "r.py:7: data.sources.1.path: 2 is not allowed; give a string",
         "r.py:8: trian: unknown section; did you mean train?",
-        "r.py:9: train.lr: 'high' is not allowed; give a number above 0",
+        "r.py:9: train.lr: 'high' is not allowed; give a number above 0, or None",
     ]
     assert faults(write("r.py", text)) == ["r.py:3: there is no base file nowhere.py", *values]
     write("nowhere.py", "method = dict(kind='lora')")

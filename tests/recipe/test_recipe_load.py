@@ -31,6 +31,7 @@ def test_recipes_of_the_embedded_model_differ_in_method_and_rate():
     assert {n: (load_recipe(n).method.kind, load_recipe(n).train.lr) for n in SMOLLM2} == {
         "smollm2_full": ("full", 5e-5),
         "smollm2_lora": ("lora", 1e-3),
+        "smollm2_lora_dpo": ("lora", 2e-4),
         "smollm2_qlora": ("qlora", 1e-3),
     }
 

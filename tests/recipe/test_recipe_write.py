@@ -42,7 +42,7 @@ train = st.builds(
     warmup=counts | st.floats(0, 1),
     optimizer=st.sampled_from(get_args(Train.model_fields["optimizer"].annotation)),
     seed=st.integers(),
-    gradient_checkpointing=st.booleans(),
+    gradient_checkpointing=st.sampled_from([True, False, "auto"]),
     checkpoint_every=st.none() | counts,
 )
 recipes = st.builds(

@@ -22,8 +22,10 @@ import pytest
 import torch
 import transformers
 
+from xtune.data.recognise import KINDS_OF, find_mapper
 from xtune.families import FAMILIES, find_family
 from xtune.families.family import Options
+from xtune.families.reward_model import put_head
 from xtune.model.attention import OWN, needs_own, register
 from xtune.recipe.catalog import configs_directory, description, shipped_recipes
 from xtune.recipe.copy import copy_recipe
@@ -110,7 +112,7 @@ def linear_shapes(path: str) -> list[tuple[int, int]]:
 def gigabytes(recipe: Recipe) -> int:
     """GPU memory of weights, gradients and optimizer, without what depends on the length of the samples."""
     path, method = recipe.model.path, recipe.method
-    weights = count_weights(path)
+    weights = count_weights(path, reward=recipe.train.objective.kind == "reward")
     if isinstance(method, Full):
         return math.ceil(weights * TRAINED / 1e9)
     shapes = linear_shapes(path)
@@ -120,10 +122,13 @@ def gigabytes(recipe: Recipe) -> int:
 
 
 @cache
-def count_weights(path: str) -> int:
+def count_weights(path: str, *, reward: bool = False) -> int:
     config, model_class = native(path)
     with torch.device("meta"):
-        return sum(weight.numel() for weight in model_class(config).parameters())
+        model = model_class(copy.deepcopy(config))
+        if reward:
+            put_head(model)
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def test_every_published_model_has_a_part_and_no_other():
@@ -177,6 +182,8 @@ def test_recipe_is_short_valid_and_says_what_it_needs(name, tmp_path, monkeypatc
     assert recipe.model.path in BY_PATH
     if RECIPES[name].parent.name != "smollm2":
         assert told.endswith(f"; {gigabytes(recipe)} GB on the GPU plus activations.")
+    formats = {source.format for source in recipe.data.sources} - {"auto"}
+    assert {find_mapper(format).kind for format in formats} <= set(KINDS_OF[recipe.train.objective.kind])
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -21,16 +21,6 @@ from xtune.training.train import prepare, resume, train
 TOKENS = torch.arange(100, 148)[None]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """Two threads on so little work mostly wait for each other."""
-    threads = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def recipe(path, method=None, **options) -> Recipe:
     return Recipe.model_validate(
         {
@@ -89,6 +79,28 @@ def test_the_same_beside_quantised_weights(tiny_model, tmp_path, bits, dora, rsl
     plain, after, again = trained_and_reloaded(tiny_model, method, bits, tmp_path)
     torch.testing.assert_close(again, after, atol=1e-4, rtol=0)
     assert (after - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_loftq_makes_good_what_quantisation_loses(tiny_model, tmp_path, rslora):
+    method = Qlora(kind="qlora", rank=24, alpha=16, init="loftq", rslora=rslora)
+    base = load_model(tiny_model, dtype="float32")
+    plain = logits(base)
+    model = load_model(tiny_model, dtype="float32", bits=4)
+    lost = (logits(model) - plain).norm()
+    model = attach_adapter(model, method, whole=base)
+    assert (logits(model) - plain).norm() < 0.6 * lost
+    # What was not trained changes nothing; what was is beside the original base nearly what it was in training.
+    save_adapter(model, tmp_path / "untrained")
+    beside = load_adapter(load_model(tiny_model, dtype="float32"), tmp_path / "untrained")
+    torch.testing.assert_close(logits(beside), plain, atol=1e-5, rtol=0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data += 0.02
+    trained = logits(model)
+    save_adapter(model, tmp_path / "trained")
+    beside = load_adapter(load_model(tiny_model, dtype="float32"), tmp_path / "trained")
+    assert (logits(beside) - trained).norm() < 0.6 * lost < (trained - plain).norm()
 
 
 def test_a_combined_method_resumes_to_the_same_weights(tiny_model, tmp_path):

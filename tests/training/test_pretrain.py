@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from xtune.data.dataset import load_dataset
 from xtune.errors import DataError
@@ -11,14 +10,6 @@ from xtune.templates.template import find_template
 from xtune.training.train import train
 
 TEXTS = ["The cat sat on the mat.", "A dog ran home. " * 40, "你好，世界。"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

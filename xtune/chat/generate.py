@@ -34,10 +34,10 @@ def generate(
     from transformers import StoppingCriteria, TextIteratorStreamer
 
     prompt = encode(messages, tokenizer=tokenizer, template=template, add_generation_prompt=True)
-    room = _context(model) - len(prompt)
+    room = context(model) - len(prompt)
     if room < 1:
         raise UsageError(
-            f"The conversation is {len(prompt)} tokens long; the model reads at most {_context(model)}.",
+            f"The conversation is {len(prompt)} tokens long; the model reads at most {context(model)}.",
             fix="Ask less at once, or start over (/reset in a chat).",
         )
     ids = torch.from_numpy(prompt.input_ids.astype("int64"))[None].to(model.device)
@@ -90,6 +90,6 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> list[int
     return list(dict.fromkeys(ids))
 
 
-def _context(model: PreTrainedModel) -> int:
+def context(model: PreTrainedModel) -> int:
     """Tokens that the model can attend to; boundless where its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from xtune.errors import UsageError
 from xtune.families.tokenizer import load_tokenizer
 from xtune.model.adapters import load_adapter
 from xtune.model.load import load_model
@@ -14,11 +15,23 @@ if TYPE_CHECKING:
 
 
 def load_chat(target: Target) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model, with its adapter if there is one, and its tokenizer.
+    """load_target of a model that answers. Raises UsageError for a reward model."""
+    if target.reward:
+        path = target.adapter or target.base
+        raise UsageError(
+            "This is a reward model: it scores answers, and writes none.",
+            where=str(path),
+            fix=f"In Python: xtune.load_reward_model({str(path)!r}).score([conversation, ...])",
+        )
+    return load_target(target)
+
+
+def load_target(target: Target, **loading: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model, with its adapter if there is one, and its tokenizer; `loading` are options of load_model.
 
     Raises UsageError where the base is not the one the adapter was trained on, or either cannot be loaded.
     """
     check_base(target)
     tokenizer = load_tokenizer(target.tokenizer_path, family=target.options.family)
-    model = load_model(target.base, options=target.options)
+    model = load_model(target.base, options=target.options, **loading)
     return (load_adapter(model, target.adapter) if target.adapter else model), tokenizer

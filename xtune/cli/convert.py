@@ -15,18 +15,28 @@ def convert():
 @click.argument("out", type=click.Path())
 @click.option("--base", metavar="DIR", help="The base model, where it is not where it was at training.")
 def merge(run_or_adapter, out, base):
-    """Merge the adapter of RUN_OR_ADAPTER into its base model, in the new directory OUT.
+    """Merge the adapter of RUN_OR_ADAPTER (or a checkpoint) into its base model, in the new directory OUT.
 
     The result has the base's own number format and loads in stock Transformers. It is read back and compared
-    with base and adapter side by side before OUT appears.
+    with base and adapter side by side before OUT appears. Of a reward model, it is one for
+    AutoModelForSequenceClassification.
     """
     from xtune.convert.compare import ANSWER_TOKENS
     from xtune.convert.merge import merge as merge_adapter
+    from xtune.convert.reward import MergedReward
+    from xtune.training.result import result_of
 
-    merged = merge_adapter(run_or_adapter, out, base=base)
+    with result_of(run_or_adapter) as adapter:
+        merged = merge_adapter(adapter, out, base=base)
+    click.echo(f"merged   {merged.path} ({merged.dtype}, {merged.size / 1e9:.2f} GB)")
+    if isinstance(merged, MergedReward):
+        click.echo(
+            f"scores   of {merged.texts} answers, from {merged.lowest:.2f} to {merged.highest:.2f}, differ by at most"
+            f" {merged.largest_score_difference:.2g} from base + adapter"
+        )
+        return
     agreement = "all the same" if merged.same_answers == merged.prompts else f"{merged.same_answers} the same"
     click.echo(
-        f"merged   {merged.path} ({merged.dtype}, {merged.size / 1e9:.2f} GB)\n"
         f"logits   differ by at most {merged.largest_logit_difference:.2g} from base + adapter"
         f" (the adapter moves them by up to {merged.adapter_effect:.2g})\n"
         f"answers  to {merged.prompts} prompts, {ANSWER_TOKENS} tokens each, greedy: {agreement}"
@@ -43,17 +53,45 @@ def merge(run_or_adapter, out, base):
     "--base", metavar="DIR", help="The base of an adapter; or the publisher's model to be laid out as."
 )
 def export(model, out, layout, base):
-    """Write MODEL (a model, an adapter or a run) in the new directory OUT, laid out as its publisher did or as
-    Transformers does.
+    """Write MODEL (a model, an adapter, a run or a checkpoint) in the new directory OUT, laid out as its publisher
+    did or as Transformers does.
 
     "original" comes with the publisher's config.json, code and tokenizer files; "native" needs no code.
     """
     from xtune.convert.export import export as export_model
+    from xtune.training.result import result_of
 
-    different = export_model(model, out, layout, base=base)
+    with result_of(model) as result:
+        different = export_model(result, out, layout, base=base)
     click.echo(f"exported {out} ({layout} layout)")
     if different:
         click.echo(f"note     in Transformers it is not quite the same: {different}")
+
+
+@convert.command(epilog="Example: xtune convert checkpoint runs/my-run/checkpoints/checkpoint-100 my-adapter")
+@click.argument("checkpoint", type=click.Path())
+@click.argument("out", type=click.Path())
+def checkpoint(checkpoint, out):
+    """Write the adapter or model of a run's CHECKPOINT in the new directory OUT, as the run leaves it at its end.
+
+    However many processes wrote it, and whether DeepSpeed or FSDP had spread the weights.
+    """
+    import shutil
+    from pathlib import Path
+
+    from xtune.errors import UsageError
+    from xtune.training.result import result_of
+
+    if Path(out).exists():
+        raise UsageError(f"{out} exists already.", where="OUT", fix="Name a new directory.")
+    with result_of(checkpoint) as result:
+        if result == checkpoint:
+            raise UsageError(
+                f"{checkpoint} is no checkpoint of a run.",
+                fix="Name one like RUN/checkpoints/checkpoint-100.",
+            )
+        shutil.move(result, out)
+    click.echo(f"wrote    {out}")
 
 
 @convert.command(epilog="Example: xtune convert adapter their-adapter my-adapter --layout native")

@@ -78,6 +78,7 @@ class Selection(NamedTuple):
             model_directory(model.path),
             family=model.family,
             variables=model.template_variables,
+            added_tokens=model.added_tokens,
         )
         if "template" not in self.said:
             return choice
@@ -90,7 +91,8 @@ class Selection(NamedTuple):
         from xtune.terminal import quiet_libraries
 
         quiet_libraries()
-        return load_tokenizer(self.model.path, family=self.model.family)
+        model = self.model
+        return load_tokenizer(model.path, family=model.family, added_tokens=model.added_tokens)
 
 
 def select(paths, *, format, split, encoding, template, model) -> Selection:
@@ -109,7 +111,7 @@ def select(paths, *, format, split, encoding, template, model) -> Selection:
             "--split and --encoding."
         )
     recipe = load_recipe(recipes[0], {f"model.{name}": value for name, value in said.items()})
-    return Selection(recipe.data, recipe.model, said, recipe.train.objective)
+    return Selection(recipe.data, recipe.model, said, recipe.train.objective.kind)
 
 
 def printable(text: str) -> str:

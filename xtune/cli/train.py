@@ -18,44 +18,88 @@ import click
     metavar="RUN",
     help="Continue a run from its last checkpoint.",
 )
+@click.option(
+    "--nproc",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Train in N processes, one for each GPU; the batch stays the recipe's.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would happen; load no weights.")
-def train(recipe, overrides, run_dir, resume_dir, dry_run):
+def train(recipe, overrides, run_dir, resume_dir, nproc, dry_run):
     """Train as RECIPE (a file, or a shipped recipe's name) says."""
+    from xtune.ranks import rank, ranks
     from xtune.recipe.load import load_recipe
     from xtune.recipe.overrides import parse_overrides
+    from xtune.training.group import reporting
 
     if (recipe is None) == (resume_dir is None):
         raise click.UsageError("Name a recipe, or a run to --resume (not both).")
+    if dry_run and resume_dir:
+        raise click.UsageError("--dry-run tells of a recipe, not of a run to --resume.")
     values = parse_overrides(overrides)
+    with reporting():
+        if nproc > 1 and ranks() > 1:
+            raise click.UsageError("The processes are started already: leave out --nproc.")
+        if dry_run:
+            from xtune.training.train import describe, prepare
+
+            loaded = load_recipe(recipe, values)
+            click.echo(describe(loaded, prepare(loaded)))
+            return
+        if nproc > 1:
+            _launch(recipe, overrides, values, run_dir, resume_dir, nproc)
+            return
+        if resume_dir:
+            from xtune.training.train import resume
+
+            run = resume(resume_dir, values)
+        else:
+            from xtune.training.train import train as run_recipe
+
+            run = run_recipe(load_recipe(recipe, values), run_dir=run_dir)
+    if rank() == 0:
+        _show(run)
+
+
+def _launch(recipe, overrides, values, run_dir, resume_dir, processes):
+    """The same command in several processes, the first of which shows the result."""
+    from pathlib import Path
+
+    from xtune.recipe.load import load_recipe
+    from xtune.run.directory import new_run_path, open_run
+    from xtune.training.launch import launch
+
     if resume_dir:
-        from xtune.training.train import resume
-
-        _show(resume(resume_dir, values))
-        return
-    loaded = load_recipe(recipe, values)
-    if dry_run:
-        from xtune.training.train import describe, prepare
-
-        click.echo(describe(loaded, prepare(loaded)))
-        return
-    from xtune.training.train import train as run_recipe
-
-    _show(run_recipe(loaded, run_dir=run_dir))
+        path = open_run(Path(resume_dir)).path
+        arguments = ["--resume", str(path)]
+    else:
+        path = new_run_path(load_recipe(recipe, values), Path(run_dir) if run_dir else None)
+        arguments = [recipe, "--run-dir", str(path)]
+    for override in overrides:
+        arguments += ["--set", override]
+    launch(arguments, processes, path)
 
 
 def _show(run) -> None:
     from rich.console import Console
 
+    from xtune.run.curve import judged_by
+
     console = Console(highlight=False)
     lines = run.metrics()
+    name = judged_by(lines[0])
     console.print(
-        f"loss     {lines[0]['loss']:.3f} -> {lines[-1]['loss']:.3f} ({run.path / 'loss.png'})",
-        soft_wrap=True,
+        f"{name:8} {lines[0][name]:.3f} -> {lines[-1][name]:.3f} ({run.path / 'loss.png'})", soft_wrap=True
     )
     console.print(f"result   {run.result}", soft_wrap=True)
     if run.read_json("probe.json"):
         console.print(probe_table(run))
-    console.print(f"Try it:   xtune chat {run.path}", soft_wrap=True)
+    if "accuracy" in lines[-1]:
+        console.print(accuracy_table(run))
+        console.print(f"Use it:   xtune.load_reward_model({str(run.path)!r}).score(…)", soft_wrap=True)
+    else:
+        console.print(f"Try it:   xtune chat {run.path}", soft_wrap=True)
     if run.result.name == "adapter":
         console.print(f"Ship it:  xtune convert merge {run.path} {run.path}/merged", soft_wrap=True)
 
@@ -69,4 +113,17 @@ def probe_table(run):
         table.add_column(name, overflow="fold", ratio=2 if name == "prompt" else 3)
     for row in run.read_json("probe.json"):
         table.add_row(row["prompt"], row["before"], row["after"])
+    return table
+
+
+def accuracy_table(run):
+    """How often a reward model ranks pairs right, before and after training, in each domain, as a rich table."""
+    from rich.table import Table
+
+    held_out = run.held_out()
+    lines = held_out or run.metrics()
+    table = Table("accuracy", *(("before", "after") if held_out else ("first step", "last step")))
+    for name in (name for name in lines[-1] if name.split("/")[0] == "accuracy"):
+        shares = (f"{line[name]:.0%}" if name in line else "" for line in (lines[0], lines[-1]))
+        table.add_row(name.partition("/")[2] or ("held-out pairs" if held_out else "pairs"), *shares)
     return table

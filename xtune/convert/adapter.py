@@ -91,7 +91,7 @@ def convert_adapter(
         source = Run(source).result or source
     config, tensors = read_config(source), read_adapter(source)
     check_place(out, 3 * sum(tensor.nbytes for tensor in tensors.values()))
-    published = _published(source, config, base)
+    published = _published(source, config, base, layout)
     names = Names.of(published)
     came, goes = (names.original, names.native) if native else (names.native, names.original)
     layers = _by_layer(tensors, config, came, goes, source)
@@ -148,7 +148,7 @@ def convert_adapter(
     return ConvertedAdapter(out, layout, len(adapted), max(layer.rank for layer in adapted.values()))
 
 
-def _published(source: Path, config: Config, base: str | Path | None) -> Layout:
+def _published(source: Path, config: Config, base: str | Path | None, layout: str) -> Layout:
     """The layout of the adapter's base, which must be one of a publisher's."""
     note = read_note(source)
     base = base or note.get("base") or config.get("base_model_name_or_path")
@@ -161,14 +161,21 @@ def _published(source: Path, config: Config, base: str | Path | None) -> Layout:
             where=str(source),
             fix="Say where it is: --base DIR.",
         )
-    layout = read_layout(directory, noted_options(note, source))
-    if layout is None or not layout.weights:
+    options = noted_options(note, source)
+    if options.rope_scaling and layout == "original":
+        raise UsageError(
+            "The adapter was trained with RoPE scaling, of which nothing beside it tells its publisher's code.",
+            where=str(source),
+            fix=f"Merge it: xtune convert merge {source} OUT",
+        )
+    published = read_layout(directory, options)
+    if published is None or not published.weights:
         raise UsageError(
             f"There is nothing to convert: layers of {directory} have the same names in transformers.",
             where=str(source),
             fix="Use the adapter as it is; or name the base in its publisher's layout with --base.",
         )
-    return layout
+    return published
 
 
 def _adapted(layers: dict[str, Layer]) -> dict[str, Layer]:

@@ -68,6 +68,12 @@ def read_config(adapter: Path) -> Config:
             where=str(file),
             fix="Merge it where it was trained, and use the merged model.",
         )
+    if config.get("task_type") == "SEQ_CLS":
+        raise UsageError(
+            "This is the adapter of a reward model, whose head the publisher's code has not.",
+            where=str(file),
+            fix="Merge it (xtune convert merge), or write InternLM2's layout: xtune convert export --layout original.",
+        )
     beyond = [f"{name} = {config[name]!r}" for name in _REFUSED if config.get(name)]
     if (begun := config.get("init_lora_weights")) not in _BASE_UNCHANGED:
         beyond.append(f"init_lora_weights = {begun!r}, which changes the base's weights")

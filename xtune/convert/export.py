@@ -9,7 +9,8 @@ from typing import Literal
 from xtune.convert.disk import check_place, disk_errors
 from xtune.convert.layout import write_model
 from xtune.convert.merge import merge
-from xtune.convert.standalone import write_companions
+from xtune.convert.reward import export_reward
+from xtune.convert.standalone import check_added_tokens, write_companions
 from xtune.convert.weights import dtype_on_disk, size_on_disk
 from xtune.errors import UsageError
 from xtune.families import read_layout
@@ -50,15 +51,18 @@ def export(
             if target.adapter
             else "Use the directory as it is, or name one of the publisher's with --base.",
         )
-    if target.adapter:
+    if target.reward:
+        export_reward(target, out, pattern, original=not native)
+    elif target.adapter:
         merge(path, out, base=base, native=native)
     else:
         source = model_directory(target.base)
         check_place(out, size_on_disk(source))
+        companions = target if native else replace(target, base=str(pattern))
+        tokenizer = load_tokenizer(target.base, family=target.options.family)
+        check_added_tokens(companions, tokenizer, native=native)
         with disk_errors(out), new_directory(out) as work:
             model = load_model(source, dtype=dtype_on_disk(source), device="cpu", options=target.options)
             write_model(model, pattern, work, options=target.options, native=native)
-            companions = target if native else replace(target, base=str(pattern))
-            tokenizer = load_tokenizer(companions.base, family=target.options.family)
             write_companions(companions, tokenizer, work, native=native)
     return published.stock if native and published.stock is not True else None

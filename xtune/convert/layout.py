@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtune.convert.rope import rope_entries
 from xtune.convert.weights import dtype_on_disk, read_tensors
 from xtune.families import read_config, read_layout
 from xtune.families.family import Layout, Options
@@ -22,28 +23,39 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-_SHARD = 5_000_000_000  # bytes of a file, at most
+SHARD = 5_000_000_000  # bytes of a file, at most
 
 
 def write_model(
-    model: PreTrainedModel, base: Path, directory: Path, *, options: Options, native: bool = False
+    model: PreTrainedModel,
+    base: Path,
+    directory: Path,
+    *,
+    options: Options,
+    native: bool = False,
 ) -> None:
     """Write weights and config of a model whose base lies at `base`, into `directory`, which exists.
 
     native   in transformers' layout, whatever the base has. Raises UsageError where no class of transformers
-             computes what the model does
+             computes what the model does; or, in the publisher's, his code has no such RoPE scaling
     """
     layout = read_layout(base, options)
     if native or layout is None:
         _write_native(model, directory)
         return
+    published = read_config(base)
+    config = published | rope_entries(base, options, model.config)
     state = {name: tensor for name, tensor in model.state_dict().items() if not _is_tied(name, model)}
     tensors = original_tensors(state, layout, model.config)
     _write_shards(_with_ignored(tensors, base, layout), directory)
     shutil.copyfile(base / "config.json", directory / "config.json")
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype != dtype_on_disk(base):
-        write_json(directory / "config.json", {**read_config(base), "torch_dtype": dtype})
+        config["torch_dtype"] = dtype
+    if (rows := model.config.vocab_size) != layout.native_config.vocab_size:  # for added tokens
+        config |= dict.fromkeys({"vocab_size", "padded_vocab_size"} & config.keys(), rows)
+    if config != published:
+        write_json(directory / "config.json", config)
     for file in base.glob("*.py"):
         shutil.copyfile(file, directory / file.name)
 
@@ -87,11 +99,11 @@ def _write_native(model: PreTrainedModel, directory: Path) -> None:
         model = model.to_stock()
     # The base's may not pass the check on saving; it is written afterwards as it is.
     model.generation_config = GenerationConfig()
-    model.save_pretrained(directory, max_shard_size=_SHARD)
-    _add_older_names(directory / "config.json")
+    model.save_pretrained(directory, max_shard_size=SHARD)
+    add_older_names(directory / "config.json")
 
 
-def _add_older_names(file: Path) -> None:
+def add_older_names(file: Path) -> None:
     """transformers before 5 reads rotary settings and the type by other names, and else takes its defaults."""
     config = read_json(file)
     rope = dict(config.get("rope_parameters") or {})
@@ -120,7 +132,7 @@ def _write_shards(tensors: Iterable[tuple[str, Tensor]], directory: Path) -> Non
 
     size = 0
     for name, tensor in tensors:
-        if shard and size + tensor.nbytes > _SHARD:
+        if shard and size + tensor.nbytes > SHARD:
             write()
             size = 0
         shard[name] = tensor.detach().cpu().contiguous()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ from xtune.chat.generate import stop_ids
 from xtune.convert.compare import Behaviour, largest_difference, logits_of, observe
 from xtune.convert.disk import check_place, disk_errors
 from xtune.convert.layout import write_model
-from xtune.convert.standalone import write_companions
+from xtune.convert.rope import check_rope
+from xtune.convert.standalone import check_added_tokens, write_companions
 from xtune.convert.weights import ITEMSIZE, dtype_on_disk, size_on_disk
 from xtune.data.encoding.encode import encode
 from xtune.errors import UsageError, UserError
@@ -34,6 +35,8 @@ from xtune.run.target import Target, check_base, find_target
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+    from xtune.convert.reward import MergedReward
 
 PROMPTS = (
     "Who are you?",
@@ -68,11 +71,11 @@ class Merged:
 
 def merge(
     adapter: str | Path, out: str | Path, *, base: str | Path | None = None, native: bool = False
-) -> Merged:
+) -> Merged | MergedReward:
     """Merge an adapter (its directory, or that of a run) into its base model, in the new directory `out`.
 
     base    the base model, where it is not where it was at training
-    native  write transformers' layout, not the one that the base has
+    native  write transformers' layout, not the one that the base has; reward models always have it
 
     `out` appears when all is written and checked, or not at all. Raises UsageError where there is nothing to
     merge, the base is another one or `out` exists; ResourceError where disk or memory run out.
@@ -82,11 +85,18 @@ def merge(
     out = Path(out).expanduser()
     target = find_target(str(adapter), base=None if base is None else str(base))
     _check_mergeable(target, str(adapter))
+    if target.reward:
+        from xtune.convert.reward import merge_reward
+
+        return merge_reward(target, out)
     directory = model_directory(target.base)
+    if not native:
+        check_rope(directory, target.options)
     dtype, size = dtype_on_disk(directory), size_on_disk(directory)
     check_place(out, size)
 
     tokenizer = load_tokenizer(target.tokenizer_path, family=target.options.family)
+    check_added_tokens(target, tokenizer, native=native)
     stops, pad = stop_ids(tokenizer, target.template), tokenizer.pad_token_id
     prompts = [
         encode(
@@ -94,17 +104,17 @@ def merge(
         ).input_ids.tolist()
         for messages in _conversations(Path(adapter).expanduser())
     ]
-    device = _device(size * 4 // ITEMSIZE[dtype])
-    model = _load(target, device)
+    device = device_for(size * 4 // ITEMSIZE[dtype])
+    model = load_untied(target, device)
     before = observe(model, prompts, stops=stops, pad=pad)
     with model.disable_adapter():
         effect = largest_difference(before.logits, logits_of(model, before.texts, pad))
-    model = _merge_weights(model, target)
+    model = merge_weights(model, target)
     with disk_errors(out), new_directory(out) as work:
         write_model(model.to(getattr(torch, dtype)), directory, work, options=target.options, native=native)
         del model
         write_companions(target, tokenizer, work, native=native)
-        options = Options() if native else target.options
+        options = Options() if native else replace(target.options, rope_scaling=None)
         after = _reload(work, options, device, before, prompts, stops, pad)
         difference = largest_difference(before.logits, after.logits)
         if not math.isfinite(difference):
@@ -154,7 +164,7 @@ def _conversations(adapter: Path) -> list[list[Message]]:
     ]
 
 
-def _device(size: int) -> str:
+def device_for(size: int) -> str:
     """Where to compute in float32: the GPU if `size` bytes of weights fit, else the CPU, which only takes longer."""
     import torch
 
@@ -162,7 +172,7 @@ def _device(size: int) -> str:
     return device if device == "cpu" or torch.cuda.mem_get_info()[0] > 1.3 * size else "cpu"
 
 
-def _load(target: Target, device: str) -> PeftModel:
+def load_untied(target: Target, device: str) -> PeftModel:
     """Base and adapter side by side, in float32, with input and output embeddings apart."""
     model = load_model(target.base, dtype="float32", device=device, options=target.options)
     _untie(model)
@@ -185,7 +195,7 @@ def _untie(model: PreTrainedModel) -> None:
         output.weight = torch.nn.Parameter(output.weight.detach().clone(), requires_grad=False)
 
 
-def _merge_weights(model: PeftModel, target: Target) -> PreTrainedModel:
+def merge_weights(model: PeftModel, target: Target) -> PreTrainedModel:
     """The base model with the adapter in its weights; tied again where the adapter left both layers equal."""
     import torch
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xtune.data.files import data_files
 from xtune.errors import UserError
+from xtune.families.tokenizer import declared_tokens
 from xtune.home import home
 from xtune.json_file import read_json_if_there
 from xtune.recipe.schema import Data, Source
@@ -36,6 +37,7 @@ def cache_key(data: Data, tokenizer: PreTrainedTokenizerFast, template: Template
         for file in [*_files(source), *_own_format(source)]:
             digest.update(_file_hash(file))
     options = data.model_dump(exclude=_DRAWN) | {"grouped": data.held_out > 0, "objective": objective}
+    options["declared_tokens"] = declared_tokens(tokenizer)
     for part in (json.dumps(options), json.dumps(asdict(template)), tokenizer.backend_tokenizer.to_str()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:32]

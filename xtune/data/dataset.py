@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from xtune.data.recognise import KINDS_OF
 from xtune.data.report import DataReport
 from xtune.data.spread import Spread
 from xtune.home import home, new_directory
+from xtune.ranks import ranks
 from xtune.recipe.schema import Data, Source
 from xtune.templates.template import Template
 from xtune.terminal import counting, messages
@@ -42,19 +44,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _LARGE = 2 << 20  # bytes
-_ARRAYS = ("offsets", "places", "source_of", "groups")
+_ARRAYS = ("offsets", "places", "source_of", "groups", "good")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Encoded samples; `dataset[i]` is the i-th as Encoded.
+    """Encoded samples; `dataset[i]` is the i-th as Encoded, where a sample is one text.
 
-    input_ids   int32 [all tokens], samples one after another
+    input_ids   int32 [all tokens], texts one after another; of a preference pair: chosen, rejected
     labels      int32 [all tokens], as in Encoded
-    offsets     int64 [samples + 1]: sample i is input_ids[offsets[i]:offsets[i + 1]]
+    offsets     int64 [texts + 1]: text i is input_ids[offsets[i]:offsets[i + 1]]
     places      int64 [samples, 3]: number of the file in `files`, line, column (0 for none) of each sample's record
     source_of   int32 [samples]: number of the source in the recipe
     groups      uint64 [samples]: samples of one group may not be parted by a held-out split
+    good        bool [samples]: of labelled answers, whether it is a good one
+    rows        of prompts, for each sample: {"messages", "answer", "columns"} as JSON
     report      DataReport.to_dict() of the reading and encoding
     summary     the same report, for people
     """
@@ -65,16 +69,29 @@ class Dataset:
     places: np.ndarray
     source_of: np.ndarray
     groups: np.ndarray
+    good: np.ndarray
+    rows: list[str]
     files: list[str]
     report: dict[str, Any]
     summary: str
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.source_of)
 
     def __getitem__(self, index: int) -> Encoded:
-        span = slice(self.offsets[index], self.offsets[index + 1])
-        return Encoded(self.input_ids[span], self.labels[span])
+        (text,) = self.texts(index)
+        return text
+
+    def texts(self, index: int) -> list[Encoded]:
+        """The texts of a sample."""
+        width = self.texts_of_one
+        spans = [slice(*self.offsets[text : text + 2]) for text in range(index * width, (index + 1) * width)]
+        return [Encoded(self.input_ids[span], self.labels[span]) for span in spans]
+
+    @property
+    def texts_of_one(self) -> int:
+        """Texts of each sample: 2 of preference pairs, else 1."""
+        return (len(self.offsets) - 1) // len(self)
 
     def source(self, index: int) -> str:
         """file:line of the record that a sample came from."""
@@ -84,7 +101,7 @@ class Dataset:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each sample, int64 [samples]."""
-        return np.diff(self.offsets)
+        return np.diff(self.offsets[:: self.texts_of_one])
 
     @property
     def full_report(self) -> dict[str, Any]:
@@ -95,8 +112,10 @@ class Dataset:
 
     @cached_property
     def loss_lengths(self) -> np.ndarray:
-        """Tokens with loss of each sample, int64 [samples]."""
-        return np.add.reduceat(self.labels != NO_LABEL, self.offsets[:-1], dtype=np.int64)
+        """Tokens with loss of each sample, int64 [samples]; the first of a text is never predicted."""
+        learnt = np.add.reduceat(self.labels != NO_LABEL, self.offsets[:-1], dtype=np.int64)
+        learnt -= self.labels[self.offsets[:-1]] != NO_LABEL
+        return learnt.reshape(-1, self.texts_of_one).sum(1)
 
 
 def load_dataset(
@@ -127,7 +146,8 @@ def _alone(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            messages().print("Waiting for another process that encodes the same data.")
+            if ranks() == 1:
+                messages().print("Waiting for another process that encodes the same data.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a file system without locks: both make it, and one of the two is kept
             yield
@@ -153,8 +173,9 @@ def _encode_sources(
     total, files, arrays = (
         DataReport(),
         {},
-        {name: [] for name in ("lengths", "places", "source_of", "groups")},
+        {name: [] for name in ("lengths", "places", "source_of", "groups", "good")},
     )
+    rows: list[str] = []
     seen = Seen()
     with open(directory / "input_ids.bin", "wb") as ids, open(directory / "labels.bin", "wb") as labels:
         for number, source in enumerate(data.sources):
@@ -172,10 +193,10 @@ def _encode_sources(
                     )
                     if len(chunk.places):
                         chunk.places[:, 0] = renumber[chunk.places[:, 0]]
-                    arrays["lengths"].append(chunk.lengths)
-                    arrays["places"].append(chunk.places)
-                    arrays["source_of"].append(np.full(len(chunk.lengths), number, np.int32))
-                    arrays["groups"].append(chunk.groups)
+                    for name in ("lengths", "places", "groups", "good"):
+                        arrays[name].append(getattr(chunk, name))
+                    arrays["source_of"].append(np.full(len(chunk.places), number, np.int32))
+                    rows += chunk.rows
                     update(report.read)
             refuse_empty(source, report)
             total += report
@@ -183,7 +204,7 @@ def _encode_sources(
     np.save(directory / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
     for name, parts in arrays.items():
         np.save(directory / f"{name}.npy", np.concatenate(parts))
-    about = {"files": list(files), "report": total.to_dict(), "summary": str(total)}
+    about = {"rows": rows, "files": list(files), "report": total.to_dict(), "summary": str(total)}
     (directory / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
 
@@ -210,11 +231,14 @@ def _without_duplicates(chunk: Chunk, seen: Seen, action: str, report: DataRepor
             report.reject(place, Reject("duplicate", reason).unless_stopped({"duplicate": action}, place))
     if action == "keep" or not again.any():
         return chunk
-    kept = ~np.repeat(again, np.diff([*starts, len(chunk.lengths)]))
-    tokens = np.repeat(kept, chunk.lengths)
+    kept = ~np.repeat(again, np.diff([*starts, len(chunk.places)]))
+    texts = np.repeat(kept, len(chunk.lengths) // len(kept))
+    tokens = np.repeat(texts, chunk.lengths)
     return replace(
         chunk,
         ids=chunk.ids[tokens],
         labels=chunk.labels[tokens],
-        **{name: getattr(chunk, name)[kept] for name in ("lengths", "places", "contents", "groups")},
+        lengths=chunk.lengths[texts],
+        rows=list(compress(chunk.rows, kept)),
+        **{name: getattr(chunk, name)[kept] for name in ("places", "contents", "groups", "good")},
     )

@@ -15,7 +15,7 @@ from xtune.data.mappers import MAPPERS, Mapper
 from xtune.data.recognise import KINDS, columns, find_mapper, fitting, other_kind, recognise
 from xtune.data.report import DataReport, FileFormat
 from xtune.errors import DataError
-from xtune.messages import AnySample, Document, Message, Pair
+from xtune.messages import AnySample, Document, Message, Pair, Prompt, under_condition
 
 if TYPE_CHECKING:
     from xtune.recipe.data_schema import Source
@@ -32,7 +32,7 @@ class Reader:
     format   name of the mapper, or "file.py:function"
     named    whether the user named it; else rows of other formats of the same kind are read as those
     actions  defect to action, as in the recipe's `data.defects`
-    system   prompt for the samples that have none
+    system, condition   as in the recipe's Source
     kinds    what samples may be; None: anything
     """
 
@@ -40,6 +40,7 @@ class Reader:
     named: bool
     actions: Mapping[str, str]
     system: str | None = None
+    condition: str | None = None
     kinds: tuple[type, ...] | None = None
 
     def samples(self, record: Record) -> tuple[list[AnySample], Findings]:
@@ -89,7 +90,9 @@ class Reader:
                     wanted = " or ".join(KINDS[kind] for kind in self.kinds)
                     raise Reject("wrong_type", f"{KINDS[type(sample)]} where {wanted} are wanted")
         system = self.system or mapper.system
-        return [_with_system(sample, system) for sample in samples] if system else samples
+        if system:
+            samples = [_with_system(sample, system) for sample in samples]
+        return [_under_condition(sample, self.condition) for sample in samples] if self.condition else samples
 
 
 def _other_mapper(row: Any, mapper: Mapper, found: Findings) -> Mapper:
@@ -112,6 +115,14 @@ def _with_system(sample: AnySample, prompt: str) -> AnySample:
     if turns is None or any(turn.role == "system" for turn in turns):
         return sample
     return replace(sample, **{name: (Message("system", prompt), *turns)})
+
+
+def _under_condition(sample: AnySample, condition: str) -> AnySample:
+    if isinstance(sample, Prompt):  # it says what judges the answers
+        return sample
+    name = "prompt" if isinstance(sample, Pair) else "messages"
+    turns = getattr(sample, name, None)
+    return replace(sample, **{name: under_condition(turns, condition)}) if turns else sample
 
 
 def open_source(
@@ -146,7 +157,12 @@ def open_source(
     # What was gathered has not the columns that the format is told by.
     named = source.format != "auto" or mapper.gather is not None
     reader = Reader(
-        mapper.name, named, actions or default_actions(), source.system, tuple(kinds) if kinds else None
+        mapper.name,
+        named,
+        actions or default_actions(),
+        source.system,
+        source.condition,
+        tuple(kinds) if kinds else None,
     )
     return reader, islice(records, source.limit)
 

@@ -25,7 +25,13 @@ KINDS: dict[type, str] = {
 }
 
 
-KINDS_OF: dict[str, tuple[type, ...]] = {"sft": (Sample,), "pretrain": (Document,)}
+KINDS_OF: dict[str, tuple[type, ...]] = {
+    "sft": (Sample,),
+    "pretrain": (Document,),
+    **dict.fromkeys(("dpo", "orpo", "simpo", "cpo", "reward"), (Pair,)),
+    "kto": (Labelled,),
+    **dict.fromkeys(("grpo", "rloo"), (Prompt,)),
+}
 """Objective to the kinds of samples that it learns from."""
 
 

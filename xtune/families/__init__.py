@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from runpy import run_path
+from typing import TYPE_CHECKING
 
 from xtune.errors import UsageError
 from xtune.families import (
@@ -21,7 +23,12 @@ from xtune.families import (
     smollm2,
 )
 from xtune.families.family import Family, Layout, Options
+from xtune.families.reward import is_reward_config, refusal
+from xtune.families.rope import scale_rope
 from xtune.json_file import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 FAMILIES: tuple[Family, ...] = (
     internlm.FAMILY,
@@ -68,7 +75,7 @@ def find_family(directory: Path, name: str = "auto") -> Family:
     config = read_config(directory)
     for family in FAMILIES:
         if family.recognises(config):
-            if reason := family.refuses(config):
+            if reason := family.refuses(config) or refusal(config):
                 raise UsageError(
                     f"This checkpoint cannot be loaded: {reason}.",
                     where=str(directory / "config.json"),
@@ -107,8 +114,8 @@ def read_layout(directory: Path, options: Options) -> Layout | None:
     Raises UsageError for options that its family does not take, and a config.json that lacks what it needs.
     """
     family = find_family(directory, options.family)
-    for name, value in options.chosen().items():
-        if name != "family" and value is not None and name not in family.options:
+    for name in options.chosen():
+        if name not in ("family", "rope_scaling", *family.options):
             raise UsageError(
                 f"model.{name} means nothing to the family {family.name}.",
                 where=f"model.{name}",
@@ -118,10 +125,28 @@ def read_layout(directory: Path, options: Options) -> Layout | None:
     if family.layout is None:
         return None
     try:
-        return family.layout(config, options)
+        layout = family.layout(config, options)
     except KeyError as error:
         raise UsageError(
             f"config.json has no {error.args[0]}, without which a {family.name} model cannot be built.",
             where=str(directory / "config.json"),
             fix="Copy the file again.",
         ) from None
+    if is_reward_config(config):
+        from xtune.families.reward_model import reward_class
+
+        layout.native_config.tie_word_embeddings = False
+        layout = replace(layout, model_class=reward_class(layout.model_class))
+    if options.rope_scaling:
+        scale_rope(layout.native_config, options.rope_scaling, layout.own_rope)
+    return layout
+
+
+def read_native_config(directory: Path, options: Options) -> PreTrainedConfig:
+    """config.json in transformers' own layout, as read_layout has None for, with the RoPE scaling of `options`."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    if options.rope_scaling:
+        scale_rope(config, options.rope_scaling)
+    return config

@@ -10,7 +10,7 @@ from xtune.families.tokenizers_original import baichuan_tokenizer
 
 WEIGHTS = (Fused(".self_attn.W_pack.", "blocks"),)
 
-SECOND_GENERATION = 125696  # its vocabulary
+SECOND_GENERATION = 125696  # its vocabulary, without added tokens
 
 
 def _layout(config: Config, options: Options) -> Layout:
@@ -20,7 +20,7 @@ def _layout(config: Config, options: Options) -> Layout:
 
     norm_head = options.norm_head
     if norm_head is None:
-        norm_head = config["vocab_size"] == SECOND_GENERATION
+        norm_head = config["vocab_size"] >= SECOND_GENERATION
     # Only the 7B models' code has max_position_embeddings.
     position = options.position or ("rope" if "max_position_embeddings" in config else "alibi")
     native = llama_config(
@@ -39,6 +39,7 @@ def _layout(config: Config, options: Options) -> Layout:
         BaichuanForCausalLM if different else LlamaForCausalLM,
         WEIGHTS,
         stock=" and ".join(different) or True,
+        own_rope="it has ALiBi in place of rotary embeddings" if position == "alibi" else None,
     )
 
 
@@ -47,7 +48,7 @@ FAMILY = Family(
     title="Baichuan 7B, 13B, Baichuan2 7B, 13B",
     recognises=lambda config: config.get("model_type") == "baichuan",
     template=lambda config, directory: (
-        "baichuan2" if config["vocab_size"] == SECOND_GENERATION else "baichuan"
+        "baichuan2" if config["vocab_size"] >= SECOND_GENERATION else "baichuan"
     ),
     layout=_layout,
     load_tokenizer=baichuan_tokenizer,

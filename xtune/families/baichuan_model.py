@@ -67,7 +67,7 @@ class BaichuanForCausalLM(LlamaForCausalLM):
         UsageError for ALiBi, which LLaMA has not."""
         if self.config.position == "alibi":
             raise no_stock_class("it has ALiBi in place of rotary embeddings")
-        if self.config.norm_head:
+        if isinstance(self.lm_head, NormHead):  # a reward model has another head
             self.lm_head.weight.data = normalize(self.lm_head.weight.data.float()).to(self.dtype)
         del self.config.norm_head, self.config.position
         self.__class__ = LlamaForCausalLM

@@ -26,6 +26,7 @@ def _layout(config: Config, options: Options) -> Layout:
         ChatGlm6BForCausalLM,
         WEIGHTS,
         stock="it reads its prompt from both sides, at positions in two dimensions",
+        own_rope="its rotary embeddings are of positions in two dimensions",
     )
 
 

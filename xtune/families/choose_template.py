@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
 from xtune.families import find_family, read_config
+from xtune.families.tokenizer import ADDED
 from xtune.json_file import read_json_if_there
 from xtune.templates.compare import Difference, differences
 from xtune.templates.template import (
@@ -16,6 +17,7 @@ from xtune.templates.template import (
     find_template,
     template_from_source,
     template_names,
+    with_added_tokens,
     with_variables,
 )
 
@@ -42,17 +44,23 @@ class Choice:
 
 
 def choose_template(
-    name: str, directory: Path, *, family: str = "auto", variables: Mapping[str, Any] | None = None
+    name: str,
+    directory: Path,
+    *,
+    family: str = "auto",
+    variables: Mapping[str, Any] | None = None,
+    added_tokens: Iterable[str] = (),
 ) -> Choice:
     """The template that `model.template` names. For "auto": the checkpoint's own if it says what is learnt
     ({% generation %}); else the family's; else the one of ours that writes the same as the checkpoint's own.
 
+    added_tokens    those of `model.added_tokens`, which a template from outside may write
+
     Raises UsageError where none can be found, or it has no such variables.
     """
     choice = _choose(name, directory, family)
-    if not variables:
-        return choice
-    return Choice(with_variables(choice.template, variables), choice.why, choice.differences)
+    template = with_added_tokens(choice.template, added_tokens)
+    return replace(choice, template=with_variables(template, variables) if variables else template)
 
 
 def _choose(name: str, directory: Path, family: str) -> Choice:
@@ -98,7 +106,8 @@ def own_template(directory: Path) -> Template | None:
         for name in ("bos_token", "eos_token", "unk_token", "pad_token")
         if (token := settings.get(name))
     }
-    return template_from_source("the checkpoint's own", source, tokens)
+    template = template_from_source("the checkpoint's own", source, tokens)
+    return with_added_tokens(template, settings.get(ADDED, ()))
 
 
 def _differences(own: Template | None, ours: Template) -> tuple[Difference, ...]:

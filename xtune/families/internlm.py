@@ -26,7 +26,8 @@ def _layout(config: Config, options: Options) -> Layout:
         f"in writing past {native.max_position_embeddings} tokens it turns keys again that LLaMA leaves "
         "as they were"
     )
-    return Layout("internlm", native, InternLMForCausalLM, stock=stock)
+    own = 'it stretches its rotary embeddings itself, as model.rope = "plain" would switch off'
+    return Layout("internlm", native, InternLMForCausalLM, stock=stock, own_rope=own)
 
 
 def _template(config: Config, directory: Path) -> str:

@@ -10,6 +10,7 @@ from xtune.families.tokenizers_original import internlm2_tokenizer
 WEIGHTS = (
     Rename("^model.tok_embeddings.", "^model.embed_tokens."),
     Rename("^output.", "^lm_head."),
+    Rename("^v_head.", "^score."),  # of its reward models
     Rename(".attention_norm.", ".input_layernorm."),
     Rename(".ffn_norm.", ".post_attention_layernorm."),
     Rename(".attention.wo.", ".self_attn.o_proj."),
@@ -26,12 +27,6 @@ def _layout(config: Config, options: Options) -> Layout:
     return Layout("internlm2", llama_config(config), LlamaForCausalLM, WEIGHTS)
 
 
-def _refuses(config: Config) -> str | None:
-    if "InternLM2ForRewardModel" in config.get("architectures", ()):
-        return "it is a reward model, which scores answers instead of writing them"
-    return None
-
-
 FAMILY = Family(
     name="internlm2",
     title="InternLM2, InternLM2.5",
@@ -39,5 +34,5 @@ FAMILY = Family(
     template=lambda config, directory: "internlm2",
     layout=_layout,
     load_tokenizer=internlm2_tokenizer,
-    refuses=_refuses,
+    rope_scaling=("linear", "dynamic"),
 )

@@ -26,4 +26,5 @@ FAMILY = Family(
     template=lambda config, directory: "internlm3",
     layout=_layout,
     load_tokenizer=internlm2_tokenizer,
+    rope_scaling=("linear", "dynamic", "llama3"),
 )

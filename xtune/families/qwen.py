@@ -66,12 +66,14 @@ def _layout(config: Config, options: Options) -> Layout:
         f"past {native.trained_length} tokens it stretches rotary embeddings and sharpens attention, "
         "which Qwen2 does not"
     )
+    stretches = native.dynamic_ntk or native.log_n_attention
     return Layout(
         "qwen",
         native,
         QwenForCausalLM,
         WEIGHTS,
-        stock=stock if native.dynamic_ntk or native.log_n_attention else True,
+        stock=stock if stretches else True,
+        own_rope=stock if stretches else None,
     )
 
 
@@ -90,4 +92,5 @@ FAMILY = Family(
     layout=_layout,
     load_tokenizer=qwen_tokenizer,
     refuses=_refuses,
+    spare_tokens="<|extra_0|> to <|extra_204|>",
 )

@@ -46,7 +46,8 @@ class QwenModel(Qwen2Model):
         tokens = (kwargs["inputs_embeds"] if input_ids is None else input_ids).shape[1]
         seen = cache.get_seq_length() if cache is not None else 0
         alpha = None
-        if not self.training:
+        # A packed row is no text to stretch: its samples are measured as they are trained.
+        if not self.training and "sample_lengths" not in kwargs:
             alpha = getattr(cache, "ntk_alpha", None) if seen else self._alpha(tokens, attention_mask)
             if self.config.log_n_attention and seen + tokens > self.config.trained_length:
                 kwargs["query_scale"] = self._query_scale(seen, tokens)

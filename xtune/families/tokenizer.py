@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtune.errors import UsageError
+from xtune.errors import RecipeError, UsageError
 from xtune.families import find_family, read_config
 from xtune.families.embedded import model_directory
+from xtune.json_file import read_json_if_there
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -19,9 +21,19 @@ _ORIGINAL = ("tokenizer.model", "qwen.tiktoken", "ice_text.model")
 
 _COPY = "Copy the model's tokenizer files into the directory."
 
+ADDED = "xtune_added_tokens"
+"""In tokenizer_config.json: the tokens that recipes declared, which are single tokens in plain text too."""
 
-def load_tokenizer(path: str | Path, *, family: str = "auto") -> PreTrainedTokenizerFast:
-    """The tokenizer of a model or adapter directory, or an embedded model. Raises UsageError where there is none."""
+
+def load_tokenizer(
+    path: str | Path, *, family: str = "auto", added_tokens: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model or adapter directory, or an embedded model.
+
+    added_tokens    a recipe's `model.added_tokens`; new ones are numbered after the others
+
+    Raises UsageError where there is none, RecipeError for a token that it would write back as other text.
+    """
     directory = model_directory(str(path))
     tokenizer = None
     if (directory / "config.json").is_file() or not (directory / "tokenizer_config.json").is_file():
@@ -37,7 +49,32 @@ def load_tokenizer(path: str | Path, *, family: str = "auto") -> PreTrainedToken
         raise UsageError("The tokenizer is missing.", where=str(directory), fix=_COPY)
     if tokenizer.pad_token_id is None:  # padding is masked everywhere: any token does
         tokenizer.pad_token = tokenizer.eos_token
+    before = read_json_if_there(directory / "tokenizer_config.json").get(ADDED, [])
+    if declared := list(dict.fromkeys([*before, *added_tokens])):
+        _declare(tokenizer, declared)
     return tokenizer
+
+
+def declared_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The tokens that recipes declared, with their ids."""
+    tokens = tokenizer.init_kwargs.get(ADDED, [])
+    return dict(zip(tokens, tokenizer.convert_tokens_to_ids(tokens), strict=True))
+
+
+def _declare(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> None:
+    from tokenizers import AddedToken
+
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens if token not in known])
+    tokenizer.init_kwargs[ADDED] = tokens  # saved with it
+    for token, index in declared_tokens(tokenizer).items():
+        # Vocabularies have their own spelling of text: "\u0120the" is " the", "<0x0A>" a line break.
+        if (written := tokenizer.decode([index])).strip() != token.strip():
+            raise RecipeError(
+                f"{token!r} cannot be added: this tokenizer writes it as {written!r}.",
+                where="model.added_tokens",
+                fix="Choose another name, of ASCII characters such as <tool>.",
+            )
 
 
 def _native_tokenizer(directory: Path) -> PreTrainedTokenizerFast:

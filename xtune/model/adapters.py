@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xtune.errors import RecipeError, UsageError
 from xtune.families import read_layout
 from xtune.families.family import Family, Options
 from xtune.families.layout import Fused, native_name
+from xtune.families.reward import HEAD, is_reward_model
+from xtune.json_file import read_json_if_there
+from xtune.model.added_tokens import grow_embeddings
+from xtune.model.loftq import make_good_quantisation
+from xtune.model.reward import add_head
 from xtune.recipe.schema import Lora
 
 if TYPE_CHECKING:
@@ -24,22 +30,31 @@ if TYPE_CHECKING:
 
 PREFIX = "base_model.model."
 """What PEFT puts before a model's own names."""
-_CHANGE_THE_BASE = ("pissa", "olora")
+_BEGIN_AS_SOMETHING = ("pissa", "olora", "loftq")
+_FACTOR = re.compile(r"\.lora_[AB]\.")
 
 
 def attach_adapter(
-    model: PreTrainedModel, method: Lora, attention: Sequence[str] = Family.lora_targets
+    model: PreTrainedModel,
+    method: Lora,
+    attention: Sequence[str] = Family.lora_targets,
+    token_ids: Sequence[int] = (),
+    whole: PreTrainedModel | None = None,
 ) -> PeftModel:
     """The model with a new, untrained LoRA adapter; only the adapter is trainable, in float32.
 
     attention   what `method.targets = "attention"` means: the family's lora_targets
+    token_ids   of added tokens, whose rows of the embedding and the output layer are trained too
+
+    whole       for `method.init = "loftq"`: the model before it was quantised, on the CPU
 
     Raises RecipeError where targets or layers mean nothing in this model, or the rank is too high for the start.
     """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        # as a whole, PEFT trains the head of what it takes for a classifier
+        task_type="SEQ_CLS" if is_reward_model(model) else "CAUSAL_LM",
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
@@ -47,8 +62,9 @@ def attach_adapter(
         layers_to_transform=_layers(model, method),
         use_rslora=method.rslora,
         use_dora=method.dora,
-        init_lora_weights=True if method.init == "default" else method.init,
+        init_lora_weights=True if method.init in ("default", "loftq") else method.init,
         bias="none",
+        **_token_rows(model, method, token_ids),
     )
     try:
         adapted = get_peft_model(model, config)
@@ -57,7 +73,9 @@ def attach_adapter(
     # PEFT looks for vocab_size in the base's config.json, which ChatGLM calls otherwise, and takes its absence for
     # added tokens: every checkpoint would bring both embeddings along.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
-    if method.init in _CHANGE_THE_BASE:
+    if method.init == "loftq":
+        make_good_quantisation(adapted, whole)
+    if method.init in _BEGIN_AS_SOMETHING:
         adapted.initial_factors = _factors(adapted)
         for name, factor in adapted.initial_factors.items():
             if "lora_A" in name and len(factor) < method.rank:
@@ -72,8 +90,9 @@ def attach_adapter(
 def save_adapter(model: PeftModel, directory: Path) -> None:
     """Write a trained adapter, as one that stands beside the original base.
 
-    PiSSA and OLoRA begin with W = W' + s B₀ A₀ and train beside W'. What they learnt is s (B A - B₀ A₀), which PEFT
-    writes as a plain adapter of twice the rank. (Checkpoints keep A and B, to go on from.)
+    PiSSA and OLoRA begin with W = W' + s B₀ A₀ and train beside W'; LoftQ with W ≈ Q + s B₀ A₀, beside the quantised Q.
+    What they learnt is s (B A - B₀ A₀), which PEFT writes as a plain adapter of twice the rank. (Checkpoints keep A and
+    B, to go on from.)
     """
     from safetensors.torch import load_file, save_file
 
@@ -83,15 +102,16 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
         return
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*changes the base weights")  # that is why
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")  # only in comparing
         start = Path(folder) / "initial"
         start.mkdir()
         save_file(initial, start / "adapter_model.safetensors", metadata={"format": "pt"})
         model.save_pretrained(directory, path_initial_model_for_weight_conversion=str(start))
-    # PEFT leaves out DoRA's lengths. They are those of W' + s B A, which the plain adapter gives again.
-    lengths = {name: length for name, length in _factors(model).items() if "lora_magnitude_vector" in name}
-    if lengths:
+    # PEFT leaves out all else: DoRA's lengths, which are those of W' + s B A, and the rows of added tokens.
+    others = {name: tensor for name, tensor in _factors(model).items() if not _FACTOR.search(name)}
+    if others:
         file = directory / "adapter_model.safetensors"
-        save_file({**load_file(file), **lengths}, file, metadata={"format": "pt"})
+        save_file({**load_file(file), **others}, file, metadata={"format": "pt"})
 
 
 def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
@@ -100,6 +120,10 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
     from peft.utils import set_peft_model_state_dict
 
     tensors = read_adapter(directory)
+    if ids := _trained_tokens(directory):
+        grow_embeddings(model, ids)
+    if is_reward_adapter(directory):
+        add_head(model, seed=0)  # the adapter brings its weights
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error, below
@@ -108,12 +132,24 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
         found = set_peft_model_state_dict(adapted, tensors)
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         raise _does_not_fit(model, directory, tensors, str(error).splitlines()[0]) from None
-    missing = [name for name in found.missing_keys if "lora_" in name and ".default" in name]
+    absent = {name for name in found.missing_keys if ".default" in name}
+    missing = [name for name, _ in adapted.named_parameters() if name in absent]  # what is tied, only once
     for kind, names in (("lacks", missing), ("has what the model has not", found.unexpected_keys)):
         if names:
             some = f"{', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''} ({len(names)})"
             raise _does_not_fit(model, directory, tensors, f"it {kind}: {some.replace('.default', '')}")
     return adapted
+
+
+def is_reward_adapter(directory: Path) -> bool:
+    """Whether an adapter has the head of a reward model in it."""
+    return read_json_if_there(directory / "adapter_config.json").get("task_type") == "SEQ_CLS"
+
+
+def _trained_tokens(directory: Path) -> set[int]:
+    """The ids of tokens whose rows an adapter holds."""
+    rows = read_json_if_there(directory / "adapter_config.json").get("trainable_token_indices") or {}
+    return {index for ids in (rows.values() if isinstance(rows, dict) else [rows]) for index in ids}
 
 
 def read_adapter(directory: Path) -> dict[str, Tensor]:
@@ -160,9 +196,38 @@ def _targets(model: PreTrainedModel, method: Lora, attention: Sequence[str]) -> 
     if method.targets == "attention":
         return list(attention)
     if method.targets == "all-linear" and method.layers is not None:
-        output = model.get_output_embeddings()
-        return sorted({_last(name) for name, module in _linear(model) if module is not output})
+        outputs = model.get_output_embeddings(), getattr(model, HEAD, None)
+        return sorted({_last(name) for name, module in _linear(model) if module not in outputs})
     return method.targets
+
+
+def _token_rows(model: PreTrainedModel, method: Lora, ids: Sequence[int]) -> dict[str, Any]:
+    """What PEFT is told to train rows of the embedding and the output layer. It computes with them as a plain Linear
+    without bias does; another output layer (Baichuan2's divides by the rows' lengths) is trained whole."""
+    from torch import nn
+
+    if not ids:
+        return {}
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {module: name for name, module in model.named_modules() if module in (embedding, output)}
+    for name in names.values():
+        if isinstance(method.targets, str):
+            meant = re.fullmatch(method.targets, name)
+        else:
+            meant = any(f".{name}".endswith(f".{target}") for target in method.targets)
+        if meant:
+            raise RecipeError(
+                f"{name} cannot get an adapter: for model.added_tokens, rows of it are trained.",
+                where="method.targets",
+                fix="Leave it out.",
+            )
+    rows = {_last(names[embedding]): list(ids)}
+    if output is None or output.weight is embedding.weight:
+        return {"trainable_token_indices": rows}
+    head = _last(names[output])
+    if type(output) is nn.Linear and output.bias is None:
+        return {"trainable_token_indices": {**rows, head: list(ids)}}
+    return {"trainable_token_indices": rows, "modules_to_save": [head]}
 
 
 def _layers(model: PreTrainedModel, method: Lora) -> list[int] | None:

@@ -12,15 +12,21 @@ PACKED = "xtune_packed"
 OWN = "xtune"
 
 
-def use_packed_attention(model: PreTrainedModel, attention: str = "auto") -> None:
-    """Make a model keep packed samples apart in training.
+def use_packed_attention(
+    model: PreTrainedModel, attention: str = "auto", sequence_processes: int = 1
+) -> None:
+    """Make a model keep packed samples apart in training, also where processes share the tokens of a row.
 
     Flash attention does so by position_ids; elsewhere a function that takes `sample_lengths` is set, which
     needs no mask. Left in place for inference it behaves as sdpa on unpadded input.
     """
+    from xtune.model.sequence import check_sequence_parallel
+
     flash = importlib.util.find_spec("flash_attn") is not None and model.device.type == "cuda"
     flash = flash and takes_flash(type(model), model.config)
-    if attention == "flash_attention_2" or (attention == "auto" and flash):
+    if sequence_processes > 1:
+        check_sequence_parallel(model, sequence_processes)
+    elif attention == "flash_attention_2" or (attention == "auto" and flash):
         model.set_attn_implementation("flash_attention_2")
         return
     register()
@@ -57,6 +63,7 @@ def _attention(
     scaling=None,
     dropout=0.0,
     sample_lengths=None,
+    sequence_processes=1,
     alibi_slopes=None,
     query_scale=None,
     rotary=None,
@@ -65,6 +72,7 @@ def _attention(
     """transformers' attention interface: query [rows, heads, tokens, dimension] -> [rows, tokens, heads, dimension].
 
     sample_lengths   of the samples packed in the one row; without them, sdpa
+    sequence_processes   over so many the tokens of the row are spread, each with a stretch of equal length
     alibi_slopes     [heads]: biases to add in packed samples
     query_scale      to multiply queries by, of a shape that broadcasts to theirs
     rotary           cos and sin, [rows, keys, dimension], where queries and keys come unrotated; queries are last
@@ -72,6 +80,8 @@ def _attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     from xtune.kernels.packed_attention import packed_attention
+    from xtune.kernels.sequence_parallel import all_heads, all_tokens
+    from xtune.model.sequence import sequence_group
 
     if rotary is not None:
         query, key = _rotated(query, rotary), _rotated(key, rotary)
@@ -82,10 +92,25 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    group = sequence_group(sequence_processes) if sequence_processes > 1 else None
+    if group:
+        query, key, value = (
+            all_tokens(_enough_heads(each, query, group), group) for each in (query, key, value)
+        )
+        if alibi_slopes is not None:
+            alibi_slopes = alibi_slopes.chunk(group.size())[group.rank()]
     output = packed_attention(
         query, key, value, sample_lengths, scale=scale, dropout=dropout, slopes=alibi_slopes
     )
+    if group:
+        output = all_heads(output, group)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _enough_heads(states, query, group):
+    """Key-value heads that are fewer than the processes, each for as many as share it."""
+    heads, needed = states.shape[1], group.size()
+    return states if heads % needed == 0 else states.repeat_interleave(query.shape[1] // heads, dim=1)
 
 
 def _rotated(states, rotary):

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from xtune.errors import UsageError
-from xtune.families.family import Layout
+from xtune.families import read_native_config
+from xtune.families.family import Layout, Options
 from xtune.families.layout import Fused, heads, original_name
 from xtune.model.safetensors_header import instead_of_weights, read_header
 
@@ -184,15 +185,17 @@ def read_pickled(file: Path, device: str = "meta") -> dict[str, Tensor]:
     return tensors
 
 
-def meta_model(directory: Path, layout: Layout | None) -> PreTrainedModel:
+def meta_model(directory: Path, layout: Layout | None, options: Options) -> PreTrainedModel:
     """The model without weights, on the device "meta"."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from xtune.families.reward_model import native_class
 
     with torch.device("meta"):
         if layout:
             return layout.model_class(layout.native_config)
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory, local_files_only=True))
+        config = read_native_config(directory, options)
+        return native_class(config).from_config(config)
 
 
 def check_tensors(

@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtune.errors import ResourceError, UsageError
-from xtune.families import read_config, read_layout
+from xtune.errors import ResourceError, UsageError, UserError
+from xtune.families import read_config, read_layout, read_native_config
 from xtune.families.embedded import model_directory
 from xtune.families.family import Layout, Options
+from xtune.ranks import local_rank
 from xtune.terminal import quiet_libraries
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def load_model(
     double_quantization: bool = True,
     device: str | None = None,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode.
+    """A causal language model in evaluation mode; or a reward model, of a directory that holds one.
 
     path        a model directory, or the name of an embedded model
     dtype       of the weights: "float32", "bfloat16", "float16", or "auto" (see choose_dtype)
@@ -40,7 +41,10 @@ def load_model(
     last tensor; ResourceError where it does not fit into memory.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
+
+    from xtune.families.reward_model import native_class
+    from xtune.model.rope import stretch_each_sample
 
     quiet_libraries()
     directory = model_directory(str(path))
@@ -74,7 +78,10 @@ def load_model(
         if layout:
             model, info = _load_layout(directory, layout, loading)
         else:
-            model, info = AutoModelForCausalLM.from_pretrained(directory, **loading)
+            config = read_native_config(directory, options)
+            model, info = native_class(config).from_pretrained(directory, config=config, **loading)
+    except UserError:
+        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise ResourceError(
@@ -82,7 +89,7 @@ def load_model(
                 where=str(directory),
                 fix='Use a smaller model; to train, method.kind = "qlora" takes a quarter of the memory.',
             ) from error
-        _say_what_is_damaged(directory, layout, error)
+        _say_what_is_damaged(directory, layout, options, error)
         if not isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
             raise
         raise UsageError(
@@ -96,6 +103,7 @@ def load_model(
         # through which no gradient flows: an answered probe would silently spoil the training after it.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    stretch_each_sample(model)
     return model.eval()
 
 
@@ -117,7 +125,7 @@ def _load_layout(directory: Path, layout: Layout, loading: dict) -> tuple[PreTra
     return load_original(directory, layout, **loading)
 
 
-def _say_what_is_damaged(directory: Path, layout: Layout | None, error: Exception) -> None:
+def _say_what_is_damaged(directory: Path, layout: Layout | None, options: Options, error: Exception) -> None:
     """Raise a UsageError of the files or tensors over which a loader stumbled, which seldom names them."""
     from xtune.model.health import check_tensors, meta_model, read_weights
 
@@ -125,7 +133,7 @@ def _say_what_is_damaged(directory: Path, layout: Layout | None, error: Exceptio
     problems = list(weights.problems)
     if not problems:
         try:
-            problems = check_tensors(weights, directory, meta_model(directory, layout), layout)
+            problems = check_tensors(weights, directory, meta_model(directory, layout, options), layout)
         except Exception:  # then it was not the weights
             return
     if problems:
@@ -144,10 +152,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def choose_device() -> str:
-    """The first GPU, or the CPU."""
+    """This process's GPU, or the CPU."""
     import torch
 
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
 
 
 def choose_dtype(dtype: str = "auto") -> torch.dtype:

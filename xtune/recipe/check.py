@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -64,12 +64,19 @@ def _note(key: Key, error: dict[str, Any], trial: dict, texts: dict[Key, str]) -
     """Write down one of pydantic's errors and take its cause out of `trial`."""
     kind, context = error["type"], error.get("ctx", {})
     if kind.startswith("union_tag"):
-        key, method = ("method", "kind"), trial["method"]
+        section = trial
+        for step in key[:-1]:
+            section = section[step]
+        names = kinds(key)
+        if isinstance(section[key[-1]], str):  # an objective by its name alone
+            section[key[-1]] = {"kind": section[key[-1]]}
+        section, key = section[key[-1]], (*key, "kind")
         if key not in texts:
-            given = method.get("kind")
-            texts[key] = _bad_value(key, given, trial) if "kind" in method else _missing(key, trial)
-            near = difflib.get_close_matches(str(given), kinds(), n=1)
-            method["kind"] = near[0] if near else "qlora"  # the kind with most options
+            given = section.get("kind")
+            texts[key] = _bad_value(key, given, trial) if "kind" in section else _missing(key, trial)
+            near = difflib.get_close_matches(str(given), names, n=1)
+            fullest = max(names, key=lambda name: len(names[name].model_fields))
+            section["kind"] = near[0] if near else fullest
         return
     if kind == "conflict":
         options = context["options"]
@@ -96,6 +103,8 @@ def _note(key: Key, error: dict[str, Any], trial: dict, texts: dict[Key, str]) -
 def _key(error: dict[str, Any], trial: dict) -> Key:
     """Where the error is, without the steps that pydantic adds for the branches of a union."""
     key, value = (), trial
+    if not error["loc"]:  # of the recipe as a whole
+        return key
     *steps, last = error["loc"]
     for step in steps:
         if _holds(value, step):
@@ -135,8 +144,8 @@ def _unknown(key: Key, raw: dict) -> str:
     homes = [s for s in Recipe.model_fields if name in getattr(section_at((s,), raw), "model_fields", ())]
     hint = did_you_mean(name, names)
     what = "section" if not parents else "option"
-    if parents == ["method"]:
-        what = f'option of kind "{raw["method"].get("kind")}"'
+    if section and kinds(tuple(parents)):
+        what = f'option of kind "{get_args(section.model_fields["kind"].annotation)[0]}"'
     if not hint and homes and homes != parents:
         hint = f"; it is an option of {homes[0]}"
     if not hint:
@@ -147,14 +156,15 @@ def _unknown(key: Key, raw: dict) -> str:
 
 
 def _bad_value(key: Key, value: Any, raw: dict) -> str:
-    if callable(value) and key[-1] == "format":
+    if callable(value) and (key[-1] == "format" or "rewards" in key):
         return "a function must stand in the recipe or a file of its own, by `def` and not inside another one"
     given = repr(value)
     given = given if len(given) <= 60 else f"{given[:57]}..."
     near = ""
     if isinstance(value, str):
         field = field_at(key, raw)
-        options = kinds() if key == ("method", "kind") else _literals(field.annotation if field else None)
+        of_kind = kinds(key[:-1]) if key[-1] == "kind" else ()
+        options = of_kind or _literals(field.annotation if field else None)
         near = did_you_mean(value, options)
     return f"{given} is not allowed; give {allowed(key, raw)}{near}"
 

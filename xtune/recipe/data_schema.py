@@ -27,6 +27,9 @@ class Source(Section):
     """Samples seen in an epoch; another way to say weight."""
     system: str | None = None
     """System prompt for samples that have none in the data."""
+    condition: str | None = None
+    """What is preferred here, as a system prompt in front of any other. Of a reward model: accuracy is told for each
+    condition. Online: the model that answers is not told, only the reward model that judges."""
 
     @model_validator(mode="after")
     def _consistent(self):

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from xtune.recipe.faults import Key
-from xtune.recipe.schema import Qlora, Recipe, Section
+from xtune.recipe.schema import Recipe, Section
 
 _WORDS = {
     str: "a string",
@@ -21,34 +21,38 @@ _PLURALS = {str: "strings", int: "whole numbers", float: "numbers"}
 
 
 def field_at(key: Key, raw: Any = None) -> FieldInfo | None:
-    """The schema's field that holds the value at `key`; `raw` is the recipe, to know the method's kind."""
+    """The schema's field that holds the value at `key`; `raw` is the recipe, to know which kind a section is of."""
     section, field = Recipe, None
     for part in key:
+        raw = _get(raw, part)
         if isinstance(part, int):
             continue  # an item of the list that the field holds
         field = section.model_fields.get(part) if section else None
         if field is None:
             return None
-        section = _section(field, _get(raw, "method"))
+        section = _section(field, raw)
     return field
 
 
 def section_at(key: Key, raw: Any = None) -> type[Section] | None:
     """The schema's section at `key`."""
     field = field_at(key, raw)
-    return Recipe if not key else field and _section(field, _get(raw, "method"))
+    for part in key:
+        raw = _get(raw, part)
+    return Recipe if not key else field and _section(field, raw)
 
 
-def kinds() -> dict[str, type[Section]]:
-    """The methods by their kind."""
-    methods = get_args(Recipe.model_fields["method"].annotation)
-    return {get_args(m.model_fields["kind"].annotation)[0]: m for m in methods}
+def kinds(key: Key) -> dict[str, type[Section]]:
+    """Of a section that may be of several kinds (method, train.objective): those by name; else none."""
+    field = field_at(key)
+    found = _sections(field) if field else []
+    return {get_args(s.model_fields["kind"].annotation)[0]: s for s in found} if len(found) > 1 else {}
 
 
 def allowed(key: Key, raw: Any = None) -> str:
     """What may stand at `key`: "a whole number at least 1, or None"."""
-    if key == ("method", "kind"):
-        return one_of(kinds())
+    if key[-1] == "kind" and kinds(key[:-1]):
+        return one_of(kinds(key[:-1]))
     field = field_at(key, raw)
     if field is None:
         return ""
@@ -71,12 +75,18 @@ def _alternatives(field: FieldInfo) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _section(field: FieldInfo, method: Any) -> type[Section] | None:
-    """The section that a field holds, alone or in a list. An unknown method is taken for the fullest one."""
-    found = [a for alt in _alternatives(field) for a in (alt, *get_args(alt)) if _is_section(a)]
-    if len(found) > 1:
-        return kinds().get(_get(method, "kind"), Qlora)
-    return found[0] if found else None
+def _sections(field: FieldInfo) -> list[type[Section]]:
+    return [a for alt in _alternatives(field) for a in (alt, *get_args(alt)) if _is_section(a)]
+
+
+def _section(field: FieldInfo, raw: Any) -> type[Section] | None:
+    """The section that a field holds, alone or in a list. One of an unknown kind is taken for the fullest."""
+    found = _sections(field)
+    kind = raw if isinstance(raw, str) else _get(raw, "kind")
+    for section in found if len(found) > 1 else ():
+        if kind in get_args(section.model_fields["kind"].annotation):
+            return section
+    return max(found, key=lambda section: len(section.model_fields), default=None)
 
 
 def _words(annotation: Any) -> str:
@@ -103,6 +113,8 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
-def _get(mapping: Any, name: str) -> Any:
-    value = mapping.get(name) if isinstance(mapping, dict) else None
-    return value if not isinstance(value, list) else None
+def _get(holder: Any, part: str | int) -> Any:
+    try:
+        return holder[part]
+    except (KeyError, IndexError, TypeError):
+        return None

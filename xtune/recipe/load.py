@@ -15,8 +15,9 @@ from xtune.recipe.check import check, plain
 from xtune.recipe.faults import Fault, Key, Place, did_you_mean, recipe_error
 from xtune.recipe.lines import Stated, Written, read_written
 from xtune.recipe.literals import literal_sections
+from xtune.recipe.online_schema import RewardTerm
 from xtune.recipe.overrides import PLACE, apply_overrides, split
-from xtune.recipe.schema import Recipe
+from xtune.recipe.schema import ZERO, Recipe
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -60,16 +61,29 @@ def _run(file: str, written: Written) -> tuple[dict[str, Any] | None, list[Fault
 
 
 def _name_functions(raw: dict[str, Any]) -> None:
-    """Put "/where/file.py:name" in place of each function that is the format of a source."""
-    data = raw.get("data")
-    sources = data.get("sources") if isinstance(data, dict) else None
-    for source in sources if isinstance(sources, list) else ():
-        function = source.get("format") if isinstance(source, dict) else None
-        # Lambdas and functions inside others have no name to find them by; a script would run again to find its own.
-        if isinstance(function, FunctionType) and function.__qualname__.isidentifier():
-            file = os.path.abspath(function.__code__.co_filename)
-            if os.path.isfile(file) and function.__module__ != "__main__":
-                source["format"] = f"{file}:{function.__name__}"
+    """Put "/where/file.py:name" in place of each function that is the format of a source, or a reward."""
+    rewards = _listed(raw, "train", "objective", "rewards")
+    rewards[:] = map(_name_of, rewards)
+    for holders, option in ((_listed(raw, "data", "sources"), "format"), (rewards, "function")):
+        for holder in holders:
+            if isinstance(holder, dict) and option in holder:
+                holder[option] = _name_of(holder[option])
+
+
+def _listed(raw: Any, *key: str) -> list[Any]:
+    """The list at `key`, [] where there is none."""
+    for part in key:
+        raw = raw.get(part) if isinstance(raw, dict) else None
+    return raw if isinstance(raw, list) else []
+
+
+def _name_of(value: Any) -> Any:
+    # Lambdas and functions inside others have no name to find them by; a script would run again to find its own.
+    if isinstance(value, FunctionType) and value.__qualname__.isidentifier():
+        file = os.path.abspath(value.__code__.co_filename)
+        if os.path.isfile(file) and value.__module__ != "__main__":
+            return f"{file}:{value.__name__}"
+    return value
 
 
 def _with_faults_of_literals(faults: Sequence[Fault], written: Written) -> list[Fault]:
@@ -119,9 +133,7 @@ def _with_paths(recipe: Recipe, written: Written) -> Recipe:
     for n, source in enumerate(recipe.data.sources):
         here = ("data", "sources", n)
         found = {"path": _found(source.path, (*here, "path"), written, os.path.exists)}
-        file, colon, function = source.format.rpartition(":")
-        if file.endswith(".py"):
-            found["format"] = _found(file, (*here, "format"), written, os.path.isfile) + colon + function
+        found["format"] = _found_function(source.format, (*here, "format"), written)
         sources.append(source.model_copy(update=found))
     data = recipe.data.model_copy(update={"sources": sources})
     found = {"path": _found(recipe.model.path, ("model", "path"), written, _is_model)}
@@ -130,7 +142,31 @@ def _with_paths(recipe: Recipe, written: Written) -> Recipe:
         if value.endswith(ending):
             found[option] = _found(value, ("model", option), written, os.path.isfile)
     model = recipe.model.model_copy(update=found)
-    return recipe.model_copy(update={"data": data, "model": model})
+    train = recipe.train
+    if rewards := getattr(train.objective, "rewards", None):
+        found = {"rewards": [_with_paths_of_reward(*each, written) for each in enumerate(rewards)]}
+        train = train.model_copy(update={"objective": train.objective.model_copy(update=found)})
+    if train.deepspeed and train.deepspeed not in ZERO:
+        file = _found(train.deepspeed, ("train", "deepspeed"), written, os.path.isfile)
+        train = train.model_copy(update={"deepspeed": file})
+    return recipe.model_copy(update={"data": data, "model": model, "train": train})
+
+
+def _with_paths_of_reward(n: int, reward: RewardTerm, written: Written) -> RewardTerm:
+    here = ("train", "objective", "rewards", n)
+    if reward.model:
+        found = {"model": _found(reward.model, (*here, "model"), written, os.path.isdir)}
+    else:
+        found = {"function": _found_function(reward.function, (*here, "function"), written)}
+    return reward.model_copy(update=found)
+
+
+def _found_function(reference: str, key: Key, written: Written) -> str:
+    """ "file.py:function" with the file found; a name as it is."""
+    file, colon, function = reference.rpartition(":")
+    return (
+        _found(file, key, written, os.path.isfile) + colon + function if file.endswith(".py") else reference
+    )
 
 
 def _found(path: str, key: Key, written: Written, exists: Callable[[str], bool]) -> str:

@@ -33,11 +33,21 @@ class Lora(Section):
     """Scale by alpha / √rank, for high ranks (Kalajdzievski 2023)."""
     dora: bool = False
     """Train the length of each row of the weights apart from its direction (Liu et al. 2024)."""
-    init: Literal["default", "gaussian", "pissa", "olora"] = "default"
-    """Factors at the start: "default" (uniform A, B is 0), "gaussian" A, or what "pissa" (SVD) or "olora" (QR) take
-    out of the weights."""
+    init: Literal["default", "gaussian", "pissa", "olora", "loftq"] = "default"
+    """Factors at the start: "default" (uniform A, B is 0), "gaussian" A, what "pissa" (SVD) or "olora" (QR) take out of
+    the weights, or, of qlora, "loftq": what quantisation to 4 bits has lost of them."""
     lora_plus: float | None = Field(None, gt=0)
     """Learning rate of B, in multiples of train.lr, which is A's (LoRA+, Hayou et al. 2024). None: the same."""
+
+    @model_validator(mode="after")
+    def _lost_by_quantisation(self):
+        if self.init == "loftq" and getattr(self, "bits", None) != 4:
+            raise conflict('"loftq" makes good what 4 bits lose; use qlora with bits = 4', "init")
+        if self.init == "loftq" and self.dora:
+            raise conflict(
+                'dora begins as the quantised weights are; use another init than "loftq"', "dora", "init"
+            )
+        return self
 
     @model_validator(mode="after")
     def _targets_and_layers(self):

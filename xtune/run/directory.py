@@ -5,6 +5,7 @@ environment.json    versions, device, when it started
 data_report.json    what became of every record, and how long the samples are
 held_out.jsonl      the loss on samples kept from training, at each checkpoint
 metrics.jsonl       one line a step
+completions.jsonl   of online training: some answers of each step, with their rewards
 loss.png            the curve
 probe.json          prompts answered before and after
 checkpoints/        to resume from
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
+from xtune.ranks import ranks
 from xtune.recipe.schema import Recipe
 from xtune.recipe.write import recipe_source
 
@@ -47,8 +49,15 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl: step, epoch, loss, grad_norm, lr, tokens, loss_tokens,
-        tokens_per_second, peak_memory_gib."""
-        file = self.path / "metrics.jsonl"
+        tokens_per_second, peak_memory_gib, and the objective's figures."""
+        return self._lines("metrics.jsonl")
+
+    def held_out(self) -> list[dict[str, Any]]:
+        """The lines of held_out.jsonl: step, loss, and the objective's figures."""
+        return self._lines("held_out.jsonl")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        file = self.path / name
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
     def write_json(self, name: str, content: Any) -> None:
@@ -101,21 +110,37 @@ def open_run(path: Path) -> Run:
     return Run(path)
 
 
+def versions() -> dict[str, str | None]:
+    """Of xtune and what its results depend on; None for what is not installed."""
+    packages = (
+        "xtune",
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "bitsandbytes",
+        "tokenizers",
+        "numpy",
+        "deepspeed",
+    )
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
 def _environment() -> dict[str, Any]:
     import torch
 
-    packages = ("xtune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "versions": versions,
+        "processes": ranks(),
+        "versions": versions(),
     }

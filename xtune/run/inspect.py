@@ -16,8 +16,10 @@ from xtune.families.choose_template import Choice, choose_template, own_template
 from xtune.families.embedded import EMBEDDED, model_directory
 from xtune.families.family import Family, Layout, Options
 from xtune.families.layout import Fused, native_name
+from xtune.families.reward import is_reward_config
 from xtune.families.tokenizer import load_tokenizer
 from xtune.json_file import read_json
+from xtune.model.adapters import is_reward_adapter
 from xtune.model.health import FORMATS, Problem, Weights, check_tensors, meta_model, read_weights
 from xtune.model.safetensors_header import instead_of_weights
 from xtune.run.directory import is_run
@@ -89,6 +91,10 @@ def inspect(path: str, *, family: str = "auto") -> Inspection:
     found = find_family(directory, options.family)
     seen = Inspection(path, str(directory), adapter, found.name, found.title)
     seen.recognised_by = _recognised_by(found, directory)
+    if is_reward_config(read_config(directory)) or (adapter and is_reward_adapter(Path(adapter["path"]))):
+        seen.notes.append(
+            "it is a reward model: it scores answers, and writes none (xtune.load_reward_model)"
+        )
     choice = _template(seen, directory, options.family)
     _tokenizer(seen, directory, options.family, choice)
     weights = read_weights(directory)
@@ -96,7 +102,7 @@ def inspect(path: str, *, family: str = "auto") -> Inspection:
     _weights(seen, directory, weights)
     try:
         layout = read_layout(directory, options)
-        model = meta_model(directory, layout)
+        model = meta_model(directory, layout, options)
     except UsageError as error:
         seen.problems.append(Problem(error.what, str(error.where), str(error.fix)))
         return seen
@@ -264,6 +270,8 @@ def _options(seen: Inspection, family: Family, options: Options, config: Any) ->
     }
     for name in family.options:
         seen.options[name] = {"value": taken[name], "by": "set" if name in options.chosen() else "rule"}
+    if options.rope_scaling:
+        seen.options["rope_scaling"] = {"value": options.chosen()["rope_scaling"], "by": "set"}
 
 
 def _conversion(seen: Inspection, layout: Layout | None, weights: Weights, model: PreTrainedModel) -> None:

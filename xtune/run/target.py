@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
+from xtune.families import read_config
 from xtune.families.choose_template import choose_template, own_template
 from xtune.families.embedded import EMBEDDED, model_directory
 from xtune.families.family import Options
+from xtune.families.reward import is_reward_config
 from xtune.json_file import read_json, read_json_if_there
+from xtune.model.adapters import is_reward_adapter
 from xtune.model.fingerprint import fingerprint
+from xtune.recipe.schema import RopeScaling
 from xtune.run.directory import Run, is_run
 from xtune.templates.template import Template, find_template, template_names, with_variables
 
@@ -27,12 +31,16 @@ class Target:
     adapter     directory of the adapter; None for a model of its own
     template    the chat template it was trained with
     options     of the base's family, as it was trained with
+    reward      whether it is a reward model, which scores answers instead of writing them
+    read_at     then: the token (or its id) at which its scores are read; None for the last of a text
     """
 
     base: str
     adapter: Path | None
     template: Template
     options: Options = Options()  # noqa: RUF009 (frozen)
+    reward: bool = False
+    read_at: str | int | None = None
 
     @property
     def tokenizer_path(self) -> str:
@@ -74,9 +82,12 @@ def find_target(path: str, *, base: str | None = None) -> Target:
                 where=str(directory),
                 fix=f"Say where it is: xtune chat BASE --adapter {path}, or xtune convert merge {path} OUT --base BASE",
             )
-        return Target(base, directory, *_trained_with(directory, note, model_directory(base)))
+        trained_with = _trained_with(directory, note, model_directory(base))
+        return Target(base, directory, *trained_with, is_reward_adapter(directory), note.get("read_at"))
     if (directory / "config.json").is_file():
-        return Target(str(directory), None, *_trained_with(directory, read_note(directory), directory))
+        trained_with = _trained_with(directory, read_note(directory), directory)
+        reward = is_reward_config(read_config(directory))
+        return Target(str(directory), None, *trained_with, reward, scores_read_at(directory))
     raise UsageError(
         f"{path} is neither a run, an adapter nor a model.",
         where=str(directory),
@@ -101,13 +112,18 @@ def write_note(
     base: str | None,
     template: Template,
     options: Options = Options(),  # noqa: B008 (frozen)
+    read_at: str | int | None = None,
 ) -> None:
-    """Leave beside a result what PEFT and Transformers have no place for: base, its fingerprint, template."""
+    """Leave beside a result what PEFT and Transformers have no place for: base, its fingerprint, template …"""
+    if base is None:  # a whole model: its own config.json has the scaling
+        options = replace(options, rope_scaling=None)
     note: dict[str, Any] = {"template": template.name}
     if template.variables:
         note["template_variables"] = dict(template.variables)
     if chosen := options.chosen():
         note["model_options"] = chosen
+    if read_at is not None:
+        note["read_at"] = read_at
     if base is not None:
         path = model_directory(base)
         elsewhere = (
@@ -123,11 +139,20 @@ def read_note(directory: Path) -> dict[str, Any]:
     return read_json_if_there(directory / NOTE)
 
 
+def scores_read_at(directory: Path) -> str | int | None:
+    """The token (or its id) at which the scores of a reward model are read, None for the last of a text: as its note
+    says, or its publisher's config.json."""
+    return read_note(directory).get("read_at", read_config(directory).get("reward_token_id"))
+
+
 def noted_options(note: dict[str, Any], directory: Path) -> Options:
     """The family's options that a directory's note holds. Raises UsageError for unknown ones."""
+    values = dict(note.get("model_options", {}))
     try:
-        return Options(**note.get("model_options", {}))
-    except TypeError as error:
+        if scaling := values.pop("rope_scaling", None):
+            values["rope_scaling"] = RopeScaling(**scaling)
+        return Options(**values)
+    except (TypeError, ValueError) as error:
         raise UsageError(
             f"model_options has what xtune does not know: {error}",
             where=str(directory / NOTE),

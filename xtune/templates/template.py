@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
@@ -98,11 +98,27 @@ def with_variables(template: Template, variables: Mapping[str, Any]) -> Template
     return replace(template, variables={**template.variables, **variables})
 
 
+def with_added_tokens(template: Template, tokens: Iterable[str]) -> Template:
+    """A template from outside that may write tokens which a recipe adds: those are its control tokens, and what ends
+    an answer with one stops at it."""
+    if template.name in TEMPLATES:
+        return template
+    written = [token for token in tokens if token in template.source and token not in template.guarded_tokens]
+    blocks = _GENERATION.findall(template.source)
+    ends = [token for token in written if any(block.rstrip(" \n'\"}-").endswith(token) for block in blocks)]
+    return replace(
+        template,
+        control_tokens=(*template.control_tokens, *written),
+        stop_tokens=(*template.stop_tokens, *ends),
+    )
+
+
 # What is likely a control token; whether it is one, the tokenizer tells.
 _CONTROL = re.compile(
     r"<\|[^|<>{}\s'\"]+\|>|<｜[^｜<>\s]+｜>|</?s>|<(?:bos|eos|pad|unk|sop|eop|eoh|eoa)>|<[a-z]+_of_[a-z]+>"
     r"|\[[gs]?MASK\]|\[/?[A-Z][A-Z_]+\]"
 )
+_GENERATION = re.compile(r"{%-?\s*generation\s*-?%}(.*?){%-?\s*endgeneration\s*-?%}", re.S)
 _BY_ROLE = tuple(f"<|{role}|>" for role in (*ROLES, "observation"))
 
 
@@ -115,7 +131,7 @@ def template_from_source(name: str, source: str, tokens: Mapping[str, str] | Non
     named = dict.fromkeys([*_CONTROL.findall(source), *tokens.values()])
     if re.search(r"<\|['\"{]", source):  # "<|" + message["role"] + "|>"
         named |= dict.fromkeys(_BY_ROLE)
-    learnt = "".join(re.findall(r"{%-?\s*generation\s*-?%}(.*?){%-?\s*endgeneration\s*-?%}", source, re.S))
+    learnt = "".join(_GENERATION.findall(source))
     # Only stop tokens must be known to the tokenizer: `<|user|>` is a token of Phi-3, but not of Zephyr.
     by_variable = {token for variable, token in tokens.items() if variable in learnt}
     stops = tuple(token for token in named if token in learnt or token in by_variable)

@@ -13,13 +13,20 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from xtune.errors import UsageError
+from xtune.training.group import together
+
 _MANIFEST = "manifest.json"
 
 
 class WriteManifest(TrainerCallback):
-    """After each save: make sure that all of it is on the disk, then say so in the manifest."""
+    """After each save by all processes: make sure that all of it is on the disk, then say so in the manifest."""
 
     def on_save(self, args, state, control, **kwargs):
+        with together():  # all have written
+            pass
+        if not state.is_world_process_zero:
+            return
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sizes = {}
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
@@ -27,8 +34,25 @@ class WriteManifest(TrainerCallback):
                 os.fsync(file.fileno())
             sizes[str(path.relative_to(directory))] = path.stat().st_size
         work = directory / f".{_MANIFEST}"
-        work.write_text(json.dumps({"step": state.global_step, "sizes": sizes}, indent=2))
+        zero = args.deepspeed["zero_optimization"].get("stage", 0) if args.deepspeed else None
+        about = {"step": state.global_step, "processes": args.world_size, "zero": zero}
+        work.write_text(json.dumps({**about, "sizes": sizes}, indent=2))
         work.replace(directory / _MANIFEST)
+
+
+def processes_of(checkpoint: Path, zero: int | None) -> int:
+    """How many processes wrote a whole checkpoint. Raises UsageError where it is of another stage of ZeRO than `zero`
+    (None: without DeepSpeed), which cannot be gone on from."""
+    about = json.loads((checkpoint / _MANIFEST).read_text())
+    before = about.get("zero")
+    if before != zero:
+        how = "without DeepSpeed" if before is None else f"by DeepSpeed, ZeRO stage {before}"
+        raise UsageError(
+            f"The run's checkpoints were written {how}.",
+            where=str(checkpoint),
+            fix="Go on as it began, with its train.deepspeed.",
+        )
+    return about.get("processes", 1)
 
 
 def newest_checkpoint(checkpoints: Path) -> Path | None:

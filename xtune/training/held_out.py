@@ -9,52 +9,64 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from xtune.data.batches.collate import collate
-from xtune.data.dataset import Dataset
-from xtune.data.encoding.encode import NO_LABEL
+from xtune.run.curve import judged_by
 from xtune.terminal import messages
+from xtune.training.batches import Batches
+from xtune.training.layout import on_device
 from xtune.training.metrics import truncate
-from xtune.training.sft import MicroBatches, summed_loss
+from xtune.training.trainer import average
+
+_PASS = 8  # samples
 
 
 class HeldOutLoss(TrainerCallback):
-    """Measures it before training, at each checkpoint and at the end: a line each in a file, {"step", "loss"}.
+    """Measures it before training, at each checkpoint and at the end: a line each in a file, {"step", "loss"} and the
+    objective's figures. Each of several processes takes its share.
 
     A resumed run goes on behind the line of its checkpoint.
     """
 
-    def __init__(self, dataset: Dataset, samples: Sequence[int], batches: MicroBatches, file: Path):
-        self.dataset, self.batches, self.file = dataset, batches, file
+    def __init__(self, samples: Sequence[int], lengths, batches: Batches, file: Path):
+        self.batches, self.file = batches, file
         # Like lengths together: rows that are padded then are padded little.
-        self.samples = sorted(samples, key=dataset.lengths.__getitem__)
+        self.samples = sorted(samples, key=lengths.__getitem__)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step:
-            truncate(self.file, state.global_step)
+            if state.is_world_process_zero:
+                truncate(self.file, state.global_step)
         elif self.samples:
-            self.file.unlink(missing_ok=True)
-            self._measure(model, 0)
+            if state.is_world_process_zero:
+                self.file.unlink(missing_ok=True)
+            self._measure(model, args, state)
 
     def on_save(self, args, state, control, model=None, **kwargs):
         if self.samples:
-            self._measure(model, state.global_step)
+            self._measure(model, args, state)
 
     @torch.no_grad()
-    def _measure(self, model, step: int) -> None:
-        training, total, count = model.training, 0.0, 0
+    def _measure(self, model, args, state) -> None:
+        training = model.training
         model.eval()
-        size = 8
-        for start in range(0, len(self.samples), size):
-            samples = [self.dataset[index] for index in self.samples[start : start + size]]
-            batch = collate(samples, packing=self.batches.packing, pad_id=self.batches.pad_id)
-            batch = {
-                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in batch.items()
-            }
-            labels = batch.pop("labels")
-            total += summed_loss(model, labels, batch)[0].item()
-            count += int((labels[:, 1:] != NO_LABEL).sum())
+        sums = {"loss": (0.0, 0.0)}
+        sharing = self.batches.layout.processes
+        process, processes = args.process_index // sharing, args.world_size // sharing
+        size = _PASS * processes
+        passes = [
+            self.samples[start : start + size][process::processes]
+            for start in range(0, len(self.samples), size)
+        ]
+        for number, samples in enumerate(passes):
+            batch = self.batches.of(samples) | ({"share": passes} if number == 0 else {})
+            loss = self.batches.objective.loss(model, on_device(batch, model.device))
+            weight = self.batches.objective.weight(samples)
+            for name, (total, count) in {"loss": (loss.total, weight), **loss.figures}.items():
+                before = sums.get(name, (0.0, 0))
+                sums[name] = before[0] + float(total), before[1] + count
+        figures = average(sums, args.world_size)
         model.train(training)
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "loss": total / count}) + "\n")
-        messages().print(f"held out: loss {total / count:.4f} after step {step}")
+        if state.is_world_process_zero:
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+            name = judged_by(figures)
+            messages().print(f"held out: {name} {figures[name]:.4f} after step {state.global_step}")

@@ -14,11 +14,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
 from xtune.data.batches.plan import Plan
+from xtune.run.curve import judged_by
 from xtune.terminal import messages
+
+_TRAINERS = {"loss", "grad_norm", "learning_rate", "epoch"}
 
 
 class Metrics(TrainerCallback):
-    """Writes each step's figures to metrics.jsonl and shows them.
+    """Writes each step's figures to metrics.jsonl, the objective's own among them, and shows them.
 
     A resumed run goes on behind the line of its checkpoint: later lines are dropped, their steps come again.
     """
@@ -53,6 +56,7 @@ class Metrics(TrainerCallback):
             "loss_tokens": int(self.loss_lengths[samples].sum()),
             "tokens_per_second": round(tokens / seconds, 1),
             "peak_memory_gib": round(_peak_memory() / 2**30, 3),
+            **{name: value for name, value in logs.items() if name not in _TRAINERS},
         }
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
@@ -79,8 +83,7 @@ class _Bar:
         self.progress.start()
 
     def show(self, line: dict[str, Any]) -> None:
-        figures = f"loss {line['loss']:.3f} · {line['tokens_per_second']:.0f} tokens/s"
-        self.progress.update(self.task, completed=line["step"], figures=figures)
+        self.progress.update(self.task, completed=line["step"], figures=" · ".join(_shown(line)))
 
     def close(self) -> None:
         self.progress.stop()
@@ -94,15 +97,18 @@ class _Lines:
 
     def show(self, line: dict[str, Any]) -> None:
         if line["step"] % self.every == 0 or line["step"] == self.steps:
-            print(
-                f"step {line['step']}/{self.steps}  loss {line['loss']:.4f}  "
-                f"{line['tokens_per_second']:.0f} tokens/s",
-                file=sys.stderr,
-                flush=True,
-            )
+            told = "  ".join([f"step {line['step']}/{self.steps}", *_shown(line)])
+            print(told, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass
+
+
+def _shown(line: dict[str, Any]) -> list[str]:
+    name = judged_by(line)
+    if name == "reward":
+        return [f"reward {line[name]:.3f}", f"answers of {line['completion_length']:.0f} tokens"]
+    return [f"loss {line[name]:.4f}", f"{line['tokens_per_second']:.0f} tokens/s"]
 
 
 def truncate(file: Path, step: int) -> None:

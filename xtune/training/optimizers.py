@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from xtune.errors import ResourceError
-from xtune.recipe.schema import Train
+from xtune.errors import RecipeError, ResourceError
+from xtune.recipe.schema import Full, Lora, Train
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -19,12 +20,18 @@ OPTIM = {
     "adafactor": "adafactor",
     "lion": "lion_32bit",
     "lion_8bit": "lion_8bit",
+    "galore": "galore_adamw",
 }
 """transformers' names by those of recipes."""
 
 
-def check_optimizer(name: str) -> None:
-    """Raise ResourceError for an optimizer that this machine cannot run, before a model is loaded."""
+GALORE_LAYERS = r".*(attn|attention|mlp|feed_forward).*"
+"""Linear layers whose gradients GaLore projects; the rest is trained with plain AdamW."""
+
+
+def check_optimizer(name: str, method: Full | Lora) -> None:
+    """Raise ResourceError for an optimizer that this machine cannot run, RecipeError for one that does not go with the
+    method, before a model is loaded."""
     import torch
 
     if name.startswith("paged") and not torch.cuda.is_available():
@@ -32,6 +39,16 @@ def check_optimizer(name: str) -> None:
             f"{name} moves its state between GPU and CPU, and there is no GPU.",
             where="train.optimizer",
             fix='Use train.optimizer = "adamw_8bit".',
+        )
+    if name == "galore" and not isinstance(method, Full):
+        raise RecipeError(
+            "GaLore projects gradients of whole weights to a low rank, which those of adapters have already.",
+            where="train.optimizer",
+            fix='Use method.kind = "full", or train.optimizer = "adamw".',
+        )
+    if name == "galore" and find_spec("galore_torch") is None:
+        raise ResourceError(
+            "GaLore's package is not installed.", where="train.optimizer", fix="pip install xtune[galore]"
         )
 
 
@@ -65,3 +82,18 @@ def loraplus_optimizer(model: PeftModel, arguments: TrainingArguments, ratio: fl
         loraplus_lr_embedding=arguments.learning_rate,
         **options,
     )
+
+
+def make_galore_resumable(optimizer: Optimizer) -> None:
+    """Let GaLore's state be read from a checkpoint: it holds projections as objects of a class of its own, which torch
+    neither reads nor moves to the device of the weights by itself."""
+    import torch
+    from galore_torch.galore_projector import GaLoreProjector
+
+    def to_weights(optimizer: Optimizer) -> None:
+        for weight, state in optimizer.state.items():
+            if projector := state.get("projector"):
+                projector.ortho_matrix = projector.ortho_matrix.to(weight.device)
+
+    torch.serialization.add_safe_globals([GaLoreProjector])
+    optimizer.register_load_state_dict_post_hook(to_weights)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,28 +11,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xtune.convert.layout import write_model
-from xtune.convert.standalone import write_companions
+from xtune.convert.rope import check_rope
+from xtune.convert.standalone import check_added_tokens
 from xtune.data.batches.draw import hold_out, make_draw
 from xtune.data.batches.plan import Plan, make_plan
+from xtune.data.cache_key import cache_key
 from xtune.data.dataset import Dataset, load_dataset
-from xtune.errors import ResourceError
-from xtune.families import find_family
-from xtune.families.choose_template import Choice, choose_template
+from xtune.errors import RecipeError, ResourceError
+from xtune.families.choose_template import Choice
 from xtune.families.embedded import model_directory
 from xtune.families.family import Options
-from xtune.families.tokenizer import load_tokenizer
-from xtune.home import is_disk_full, new_directory
+from xtune.home import is_disk_full
+from xtune.ranks import rank, ranks
 from xtune.recipe.load import load_recipe
-from xtune.recipe.schema import Full, Qlora, Recipe
+from xtune.recipe.schema import Full, Recipe
+from xtune.recipe.write import recipe_source
 from xtune.run.curve import draw_loss
-from xtune.run.directory import Run, create_run, new_run_path, open_run
-from xtune.run.target import Target, write_note
+from xtune.run.directory import Run, create_run, new_run_path, open_run, versions
+from xtune.run.target import Target
 from xtune.templates.template import Template
 from xtune.terminal import messages, quiet_libraries
+from xtune.training.group import has_launcher, joined, lost, of_first, together
+from xtune.training.start import tokenizer_and_template, trainable_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,50 @@ class Preparation:
         """The chat template."""
         return self.choice.template
 
+    @property
+    def needed(self) -> list[int]:
+        """Numbers of the samples that the run reads, those held out among them."""
+        steps = (self.plan.step(step) for step in range(self.plan.steps))
+        return sorted({*self.held_out, *(sample for step in steps for sample in step)})
+
 
 def prepare(recipe: Recipe) -> Preparation:
     """Tokenizer, template, encoded data and plan of a recipe. Raises UsageError and DataError."""
     from xtune.training.optimizers import check_optimizer
+    from xtune.training.reward import check_base
 
     quiet_libraries()
-    check_optimizer(recipe.train.optimizer)
+    sharing = recipe.train.sequence_parallel
+    if ranks() % sharing:
+        raise RecipeError(
+            f"{ranks()} processes cannot be parted into groups of {sharing} that share rows.",
+            where="train.sequence_parallel",
+            fix=f"Start it with --nproc {sharing}, or a multiple.",
+        )
+    check_optimizer(recipe.train.optimizer, recipe.method)
+    if rewards := getattr(recipe.train.objective, "rewards", None):
+        from xtune.training.rewards import check_rewards
+
+        check_rewards(rewards)
+    if recipe.train.deepspeed:
+        from xtune.training.deepspeed import deepspeed_config, make_ready
+
+        make_ready(recipe.train.deepspeed)
     model = recipe.model
-    tokenizer = load_tokenizer(model.path, family=model.family)
-    choice = choose_template(
-        model.template,
-        model_directory(model.path),
-        family=model.family,
-        variables=model.template_variables,
-    )
+    if isinstance(recipe.method, Full):
+        check_rope(model_directory(model.path), Options.of(model))
+    tokenizer, choice = tokenizer_and_template(recipe.model)
+    if isinstance(recipe.method, Full) and model.added_tokens:
+        check_added_tokens(Target(model.path, None, choice.template, Options.of(model)), tokenizer)
+    check_base(recipe, tokenizer)
     data, seed = recipe.data, recipe.train.seed
-    dataset = load_dataset(data, tokenizer, choice.template, recipe.train.objective)
+    dataset = load_dataset(data, tokenizer, choice.template, recipe.train.objective.kind)
     held_out = hold_out(dataset.groups, data.held_out, seed)
     draw = make_draw(data.sources, dataset.source_of, held_out, seed)
-    plan = make_plan(recipe.train, data, dataset.lengths, draw)
+    processes = ranks() // sharing
+    plan = make_plan(recipe.train, data, dataset.lengths, draw, processes)
+    if recipe.train.deepspeed:  # refuses what does not agree with the recipe
+        deepspeed_config(recipe, math.ceil(plan.accumulation / processes), on_gpu=False)
     return Preparation(tokenizer, choice, dataset, plan, np.flatnonzero(held_out).tolist())
 
 
@@ -82,16 +110,27 @@ def describe(recipe: Recipe, preparation: Preparation) -> str:
         if isinstance(method, Full)
         else f"{method.kind}, rank {method.rank} on {method.targets}"
     )
+    learns = f"{learnt} of them with loss ({learnt / tokens:.0%})"
+    if completions := getattr(recipe.train.objective, "completions", None):
+        learns = f"each to be answered {completions} times"
     return "\n".join(
         [
             f"model    {recipe.model.path}, template {preparation.choice}",
             f"method   {how}",
-            f"data     {len(dataset)} samples, {tokens} tokens, {learnt} of them with loss ({learnt / tokens:.0%})",
+            f"data     {len(dataset)} samples, {tokens} tokens, {learns}",
             *(f"         {line}" for line in dataset.summary.splitlines()),
+            *([f"tokens   {', '.join(recipe.model.added_tokens)}"] if recipe.model.added_tokens else []),
             *([f"held out {len(preparation.held_out)} samples"] if preparation.held_out else []),
-            f"train    {plan}, lr {recipe.train.lr:g} {recipe.train.schedule}",
+            f"train    {recipe.train.objective.kind}, {plan}, lr {recipe.train.lr:g} {recipe.train.schedule}",
+            *([f"         in {ranks()} processes{_spread(recipe)}"] if ranks() > 1 else []),
         ]
     )
+
+
+def _spread(recipe: Recipe) -> str:
+    if recipe.train.deepspeed:
+        return f", DeepSpeed {recipe.train.deepspeed} (deepspeed.json in the run directory)"
+    return ", FSDP2" if recipe.train.fsdp else ""
 
 
 def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
@@ -100,81 +139,100 @@ def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
     Raises UsageError and DataError for what the recipe names, ResourceError where memory or disk run out. The
     directory is made once data and model are loaded, so that a refused recipe leaves nothing behind.
     """
-    path = new_run_path(recipe, Path(run_dir) if run_dir else None)
-    preparation = prepare(recipe)
-    messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
-    model = _trainable_model(recipe)
-    return _train(recipe, preparation, model, create_run(recipe, path), None)
+    with joined(alone=recipe.train.deepspeed is not None):
+        with together() as facts:
+            path = new_run_path(recipe, Path(run_dir) if run_dir else None)
+            preparation = prepare(recipe)
+            facts.update(_facts(recipe, preparation))
+        messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
+        path = of_first(path)
+        with together():
+            model = trainable_model(recipe)
+            run = create_run(recipe, path) if rank() == 0 else Run(path)
+        return _train(recipe, preparation, model, run, None)
 
 
 def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
     """Continue a run from its newest whole checkpoint, or from the start where it has none."""
     run = open_run(Path(run_dir))
-    from xtune.training.checkpoints import newest_checkpoint, remove_partial
+    from xtune.training.checkpoints import newest_checkpoint, processes_of, remove_partial
+    from xtune.training.deepspeed import zero_stage
 
     recipe = load_recipe(run.recipe_file, overrides or {})
-    preparation = prepare(recipe)
-    messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
-    remove_partial(run.checkpoints)
-    return _train(recipe, preparation, _trainable_model(recipe), run, newest_checkpoint(run.checkpoints))
+    with joined(alone=recipe.train.deepspeed is not None):
+        with together() as facts:
+            preparation = prepare(recipe)
+            facts.update(_facts(recipe, preparation))
+        messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
+        with together():
+            if checkpoint := newest_checkpoint(run.checkpoints):
+                processes_of(checkpoint, zero_stage(recipe.train))  # told before the model is loaded
+            if rank() == 0:
+                remove_partial(run.checkpoints)
+            model = trainable_model(recipe)
+        return _train(recipe, preparation, model, run, checkpoint)
+
+
+def _facts(recipe: Recipe, preparation: Preparation) -> dict[str, str]:
+    """What has to be the same in all processes of a run."""
+    if ranks() == 1:
+        return {}
+    data = cache_key(recipe.data, preparation.tokenizer, preparation.template, recipe.train.objective.kind)
+    options = hashlib.sha256(recipe_source(recipe).encode()).hexdigest()
+    return {"recipe": options[:8], "data": data[:8], **versions()}
 
 
 def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint: Path | None) -> Run:
-    from xtune.training.checkpoints import WriteManifest
+    from xtune.training.batches import Batches, MicroBatches
+    from xtune.training.checkpoints import WriteManifest, processes_of
+    from xtune.training.deepspeed import WriteConfig, use_universal, zero_stage
+    from xtune.training.gather import gather
     from xtune.training.held_out import HeldOutLoss
+    from xtune.training.layout import Layout
     from xtune.training.metrics import Metrics
+    from xtune.training.objectives import make_objective
     from xtune.training.probe import answer_probes
-    from xtune.training.sft import MicroBatches, make_trainer
+    from xtune.training.result import save_result
+    from xtune.training.trainer import make_trainer
 
     dataset, plan, tokenizer = preparation.dataset, preparation.plan, preparation.tokenizer
     messages().print(
         f"run      {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""), soft_wrap=True
     )
-    run.write_json("data_report.json", dataset.full_report)
+    if rank() == 0:
+        run.write_json("data_report.json", dataset.full_report)
     before = _probe_before(recipe, run, model, preparation)
-    batches = MicroBatches(dataset, plan, recipe.data.packing, tokenizer.pad_token_id)
-    metrics = Metrics(run.path / "metrics.jsonl", plan, dataset.loss_lengths)
-    held_out = HeldOutLoss(dataset, preparation.held_out, batches, run.path / "held_out.jsonl")
-    trainer = make_trainer(recipe, model, batches, run.checkpoints, [metrics, held_out, WriteManifest()])
+    sharing = recipe.train.sequence_parallel
+    layout = Layout(recipe.data.packing, tokenizer.pad_token_id, sharing, rank() % sharing)
+    objective, callbacks = make_objective(
+        recipe, dataset, tokenizer, preparation.template, layout, preparation.needed, run.path
+    )
+    batches = Batches(objective, layout)
+    metrics = Metrics(run.path / "metrics.jsonl", plan, dataset.loss_lengths) if rank() == 0 else None
+    held_out = HeldOutLoss(preparation.held_out, dataset.lengths, batches, run.path / "held_out.jsonl")
+    if recipe.train.deepspeed:
+        callbacks = [*callbacks, WriteConfig(run)]
+    callbacks = [*callbacks, *([metrics] if metrics else []), held_out, WriteManifest()]
+    passes = MicroBatches(batches, plan, ranks() // sharing)
+    trainer = make_trainer(recipe, model, passes, run.checkpoints, callbacks)
+    zero = zero_stage(recipe.train)
+    if checkpoint and processes_of(checkpoint, zero) != ranks() and zero is not None:
+        use_universal(checkpoint, trainer.args.hf_deepspeed_config.config)
     with _clear_errors(run, trainer):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
-            metrics.close()
-        _save_result(recipe, run, model, preparation)
-    after = answer_probes(recipe.probe, model, tokenizer, preparation.template)
-    run.write_json("probe.json", _probe_rows(recipe, before, after))
-    draw_loss(run)
+            if metrics:
+                metrics.close()
+        after = answer_probes(recipe.probe, model, tokenizer, preparation.template)
+        # An adapter with DoRA is written with the lengths of the base's rows in view.
+        gather(model, recipe.train, frozen=isinstance(recipe.method, Full) or recipe.method.dora)
+        if rank() == 0:
+            save_result(recipe, run.path, model, tokenizer, preparation.template)
+    if rank() == 0:
+        run.write_json("probe.json", _probe_rows(recipe, before, after))
+        draw_loss(run)
     return run
-
-
-def _trainable_model(recipe: Recipe) -> PreTrainedModel:
-    """The base as the method wants it, with a new adapter where it has one; the seed decides its start."""
-    from transformers import set_seed
-
-    from xtune.model.adapters import attach_adapter
-    from xtune.model.attention import use_packed_attention
-    from xtune.model.load import load_model
-
-    set_seed(recipe.train.seed)
-    method, options = recipe.method, recipe.model
-    full = isinstance(method, Full)
-    qlora = isinstance(method, Qlora)
-    model = load_model(
-        options.path,
-        # Small steps on bfloat16 weights are rounded away: all of them are trained in float32.
-        dtype="float32" if full and options.dtype == "auto" else options.dtype,
-        bits=method.bits if qlora else None,
-        attention=options.attention,
-        options=Options.of(options),
-        double_quantization=qlora and method.double_quantization,
-    )
-    if recipe.data.packing:
-        use_packed_attention(model, options.attention)
-    if full:
-        return model
-    family = find_family(model_directory(options.path), options.family)
-    return attach_adapter(model, method, family.lora_targets)
 
 
 def _probe_before(recipe: Recipe, run: Run, model, preparation: Preparation) -> list[str]:
@@ -184,6 +242,8 @@ def _probe_before(recipe: Recipe, run: Run, model, preparation: Preparation) -> 
     rows = run.read_json("probe.json") or []
     if [row["prompt"] for row in rows] == recipe.probe.prompts:
         return [row["before"] for row in rows]
+    if rank() > 0:
+        return []
     before = answer_probes(recipe.probe, model, preparation.tokenizer, preparation.template)
     run.write_json("probe.json", _probe_rows(recipe, before, [None] * len(before)))
     return before
@@ -194,53 +254,41 @@ def _probe_rows(recipe: Recipe, before: list[str], after: list) -> list[dict]:
     return [{"prompt": prompt, "before": old, "after": new} for prompt, old, new in rows]
 
 
-def _save_result(recipe: Recipe, run: Run, model, preparation: Preparation) -> None:
-    """The adapter or the model, with tokenizer, template and what it was trained on."""
-    from xtune.model.adapters import save_adapter
-
-    tokenizer, template = preparation.tokenizer, preparation.template
-    full = isinstance(recipe.method, Full)
-    target = run.path / ("model" if full else "adapter")
-    if target.is_dir():  # a finished run that was resumed for more steps
-        shutil.rmtree(target)
-    with new_directory(target) as directory:
-        tokenizer.chat_template = template.standalone
-        options = Options.of(recipe.model)
-        if full:
-            write_model(model, model_directory(recipe.model.path), directory, options=options)
-            write_companions(Target(recipe.model.path, None, template, options), tokenizer, directory)
-        else:
-            save_adapter(model, directory)
-            tokenizer.save_pretrained(directory)
-            write_note(directory, base=recipe.model.path, template=template, options=options)
-
-
 @contextmanager
 def _clear_errors(run: Run, trainer):
-    """Out of memory, a full disk and Ctrl-C, each with the way on."""
-    from xtune.model.load import is_out_of_memory
-    from xtune.training.checkpoints import newest_checkpoint, remove_partial
-
+    """Out of memory, a full disk, a lost process and Ctrl-C, each with the way on."""
     try:
         yield
     except KeyboardInterrupt:
-        messages().print(f"Stopped. Continue with: xtune train --resume {run.path}", soft_wrap=True)
+        if not has_launcher():  # which tells it
+            messages().print(f"Stopped. Continue with: xtune train --resume {run.path}", soft_wrap=True)
         raise
     except Exception as error:
-        step = trainer.state.global_step
-        if is_out_of_memory(error):
-            raise ResourceError(
-                f"Out of memory in step {step + 1}.",
-                where=str(run.path),
-                fix="Lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing = True.",
-            ) from error
-        if not is_disk_full(error):
+        told = lost(error, run.path) or _resource_error(error, run, trainer.state.global_step)
+        if told is None:
             raise
-        remove_partial(run.checkpoints)
-        last = newest_checkpoint(run.checkpoints)
-        raise ResourceError(
-            f"The disk is full: what step {step} left could not be written. "
-            + (f"The last whole checkpoint is {last.name}." if last else "There is no earlier checkpoint."),
+        raise told from error
+
+
+def _resource_error(error: Exception, run: Run, step: int) -> ResourceError | None:
+    """What to tell of an error after this step if memory or disk ran out."""
+    from xtune.model.load import is_out_of_memory
+    from xtune.training.checkpoints import newest_checkpoint, remove_partial
+
+    if is_out_of_memory(error):
+        return ResourceError(
+            f"Out of memory in step {step + 1}.",
             where=str(run.path),
-            fix=f"Free some space, then: xtune train --resume {run.path}",
-        ) from error
+            fix="Lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing = True.",
+        )
+    if not is_disk_full(error):
+        return None
+    if ranks() == 1:  # others may be writing
+        remove_partial(run.checkpoints)
+    last = newest_checkpoint(run.checkpoints)
+    return ResourceError(
+        f"The disk is full: what step {step} left could not be written. "
+        + (f"The last whole checkpoint is {last.name}." if last else "There is no earlier checkpoint."),
+        where=str(run.path),
+        fix=f"Free some space, then: xtune train --resume {run.path}",
+    )

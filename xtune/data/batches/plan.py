@@ -43,7 +43,7 @@ class SamplePlan:
     @property
     def accumulation(self) -> int:
         """Forward passes a step."""
-        return self.batch_size // self.micro_batch_size
+        return math.ceil(self.batch_size / self.micro_batch_size)
 
     def epochs(self, steps: int | None = None) -> float:
         """How often the data has been seen after so many steps; None: all."""
@@ -162,16 +162,19 @@ def _passes(plan: TokenPlan, epoch: int) -> list[list[int]]:
 Plan = SamplePlan | TokenPlan
 
 
-def make_plan(train: Train, data: Data, lengths: np.ndarray, draw: Draw) -> Plan:
-    """The plan of a recipe: `steps`, or `epochs` (3 where neither is given)."""
+def make_plan(train: Train, data: Data, lengths: np.ndarray, draw: Draw, processes: int = 1) -> Plan:
+    """The plan of a recipe: `steps`, or `epochs` (3 where neither is given). The number of processes changes how a
+    step is split into forward passes, never which samples it takes."""
     if train.batch_tokens is None:
+        answered = hasattr(train.objective, "completions")  # a prompt is as many texts as it has answers
+        usual = 1 if answered else train.batch_size
         drawn = max(1, round((train.epochs or 3) * draw.size))
         return SamplePlan(
             lengths=lengths,
             draw=draw,
             total=drawn if train.steps is None else train.steps * train.batch_size,
             batch_size=train.batch_size,
-            micro_batch_size=train.micro_batch_size or train.batch_size,
+            micro_batch_size=min(train.micro_batch_size or usual, math.ceil(train.batch_size / processes)),
             by_length=data.group_by_length and not data.packing,
         )
     accumulation = max(1, round(train.batch_tokens / data.max_length))

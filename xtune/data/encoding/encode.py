@@ -6,7 +6,8 @@ The text is cut at the template's own control tokens and where loss begins or en
          0           0         0      0       0            0         1         1      0
 
 Control tokens are looked up; what lies between is encoded by the tokenizer's model without any added
-tokens, so nothing that a person types can become one.
+tokens, so nothing that a person types can become one. Tokens that a recipe adds, and the template does not
+write, are no control tokens: they are found in any text.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from xtune.data.encoding.shapes import Shapes
 from xtune.data.encoding.turns import split_turns
 from xtune.data.encoding.words import Words
 from xtune.errors import UsageError
+from xtune.families.tokenizer import declared_tokens
 from xtune.messages import AnySample, Message, Sample
 from xtune.templates.render import Rendered, render
 from xtune.templates.template import Template, find_template
@@ -125,7 +127,8 @@ class Encoder:
         labels = {control_ids.get(token): vocabulary.get(label) for token, label in template.labels.items()}
         as_text = frozenset(template.optional_tokens) - set(control_ids)
         greedy = frozenset(token.content for token in tokenizer.added_tokens_decoder.values() if token.rstrip)
-        words = Words(plain_tokenizer(tokenizer), plain_tokenizer(tokenizer, continues=True))
+        plain = {token: index for token, index in declared_tokens(tokenizer).items() if token not in tokens}
+        words = Words(plain_tokenizer(tokenizer), plain_tokenizer(tokenizer, continues=True), plain)
         encoder = cls(template, words, control_ids, labels, as_text, greedy, ends)
         made.append((template, encoder))
         return encoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from xtune.data.findings import Findings, Reject
 from xtune.data.read import Reader
 from xtune.data.report import DataReport
 from xtune.errors import DataError
-from xtune.messages import AnySample, Document, Pair, Sample
+from xtune.messages import AnySample, Document, Labelled, Pair, Prompt, Sample
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ class Work:
 
 @dataclass
 class Chunk:
-    """What was made of some records, in order.
+    """What was made of some records, in order. A sample is one text; of a Pair, two: chosen, rejected.
 
-    ids, labels   int32 [tokens], the samples one after another
-    lengths       int64 [samples]: tokens of each
+    ids, labels   int32 [tokens], the texts one after another
+    lengths       int64 [texts]: tokens of each
     places        int64 [samples, 3]: number of the file in `files`, line, column (0 for none) of its record
     contents      uint64 [samples]: a hash of the ids
     groups        uint64 [samples]: a hash of what is asked, the same for duplicates
+    good          bool [samples]: of Labelled, whether the answer is
+    rows          of Prompt, for each sample: messages, answer and columns, as JSON
     """
 
     ids: np.ndarray
@@ -56,6 +59,8 @@ class Chunk:
     places: np.ndarray
     contents: np.ndarray
     groups: np.ndarray
+    good: np.ndarray
+    rows: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     report: DataReport = field(default_factory=DataReport)
 
@@ -78,7 +83,7 @@ def encode_records(records: Sequence[Record], work: Work) -> Chunk:
 
 def _collect(mapped, texts: list[Fixed], work: Work, report: DataReport) -> Chunk:
     kept: list[Fixed] = []
-    places, groups, files = [], [], {}
+    places, contents, groups, good, rows, files = [], [], [], [], [], {}
     outcome: dict[str, tuple[Findings, Reject | None]] = {}
     position, most, words = 0, 4 * work.max_length, work.encoder.words
     for record, sample, found, count in mapped:
@@ -89,7 +94,8 @@ def _collect(mapped, texts: list[Fixed], work: Work, report: DataReport) -> Chun
             if words.lossy:
                 for text in _texts(sample):
                     words.alphabet.note_unknown(text, found)
-            if any(len(one.ids) > most or not has_loss(one) for one in encoded):
+            learnt = not isinstance(sample, Prompt)
+            if any(len(one.ids) > most or (learnt and not has_loss(one)) for one in encoded):
                 encoded = work.fitting.fit(sample, encoded, found)
         except Reject as error:
             encoded, fault = [], error.unless_stopped(work.reader.actions, record.place)
@@ -98,8 +104,15 @@ def _collect(mapped, texts: list[Fixed], work: Work, report: DataReport) -> Chun
         outcome[sample.source] = (found, fault if before is None or before[1] else None)
         kept += encoded
         place = files.setdefault(record.file, len(files)), record.line, record.column or 0
-        places += [place] * len(encoded)
-        groups += [_group(sample) if work.grouped else 0] * len(encoded)
+        is_good = not isinstance(sample, Labelled) or sample.good
+        texts_of_one = 2 if isinstance(sample, Pair) else 1
+        made = [encoded[at : at + texts_of_one] for at in range(0, len(encoded), texts_of_one)]
+        places += [place] * len(made)
+        contents += [_hash(b"\0".join(text.ids for text in one) + bytes([is_good])) for one in made]
+        groups += [_group(sample) if work.grouped else 0] * len(made)
+        good += [is_good] * len(made)
+        if isinstance(sample, Prompt):
+            rows += [_row(sample)] * len(made)
     for place, (found, fault) in outcome.items():
         if fault:
             report.reject(place, fault)
@@ -110,8 +123,10 @@ def _collect(mapped, texts: list[Fixed], work: Work, report: DataReport) -> Chun
         labels=np.frombuffer(b"".join(one.labels for one in kept), np.int32),
         lengths=np.fromiter((len(one.ids) // 4 for one in kept), np.int64, len(kept)),
         places=np.array(places, dtype=np.int64).reshape(-1, 3),
-        contents=np.fromiter((_hash(one.ids) for one in kept), np.uint64, len(kept)),
+        contents=np.array(contents, dtype=np.uint64),
         groups=np.array(groups, dtype=np.uint64),
+        good=np.array(good, dtype=bool),
+        rows=rows,
         files=list(files),
         report=report,
     )
@@ -132,6 +147,12 @@ def _pieces(sample: AnySample, work: Work, found: Findings) -> list[list[Piece |
         messages = tuple(replace(turn, reasoning=None) for turn in sample.messages)
         return _pieces(replace(sample, messages=messages), work, found)
     raise fault
+
+
+def _row(sample: Prompt) -> str:
+    messages = [{"role": turn.role, "content": turn.content} for turn in sample.messages]
+    row = {"messages": messages, "answer": sample.answer, "columns": sample.columns}
+    return json.dumps(row, ensure_ascii=False, default=str)
 
 
 def _texts(sample: AnySample) -> list[str]:

@@ -7,8 +7,8 @@
     split      several samples, cut before turns of the user's; the system prompt and the tools are in each
     cut        what the user, the system and tools say is shortened in its middle, the longest first
 
-An answer is never cut: each sample ends with its stop token. A document has no turns: it is split into windows, of
-which only the last has its end token, or cut to the first.
+An answer is never cut: each sample ends with its stop token. Of a pair both answers must fit. A document has no turns:
+it is split into windows, of which only the last has its end token, or cut to the first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xtune.data.encoding.encode import NO_LABEL_BYTES, Encoder
 from xtune.data.encoding.pieces import Fixed
 from xtune.data.findings import Findings, Reject
 from xtune.errors import DataError
-from xtune.messages import AnySample, Document, Message, Sample
+from xtune.messages import AnySample, Document, Message, Pair, Prompt, Sample
 
 GAP = "\n…\n"
 _SHORTEST = 8  # tokens that are left of a text that is cut
@@ -46,7 +46,10 @@ class Fitting:
                 where=sample.source,
                 fix='Raise data.max_length, or set data.overlong = "drop".',
             )
-        fitting = [one for one in encoded if _tokens(one) <= self.max_length and has_loss(one)]
+        asked = isinstance(sample, Prompt)
+        fitting = [one for one in encoded if _tokens(one) <= self.max_length and (asked or has_loss(one))]
+        if isinstance(sample, Pair) and len(fitting) < len(encoded):
+            fitting = []
         if too_long and (made := self._shortened(sample, encoded)):
             found.repairs[f"longer than max_length ({self.max_length} tokens): {_DONE[self.overlong]}"] = None
             return made
@@ -109,7 +112,7 @@ class Fitting:
             yield replace(sample, messages=(*system, *part))
 
     def _cut(self, sample: Sample) -> list[Fixed]:
-        tokenizer = self.encoder.words.tokenizers[1]
+        spans = self.encoder.words.spans
         messages, cut = list(sample.messages), set()
         while True:
             encoded = self._encode(replace(sample, messages=tuple(messages)))
@@ -117,7 +120,7 @@ class Fitting:
             if excess <= 0:
                 return encoded if all(map(has_loss, encoded)) else []
             offsets = {
-                index: tokenizer.encode(turn.content, add_special_tokens=False).offsets
+                index: spans(turn.content)
                 for index, turn in enumerate(messages)
                 if turn.role != "assistant" and index not in cut
             }
@@ -125,9 +128,7 @@ class Fitting:
             if longest is None or len(offsets[longest]) <= _SHORTEST:
                 return []
             cut.add(longest)
-            gap = (
-                len(tokenizer.encode(GAP, add_special_tokens=False).ids) + 2
-            )  # words at its ends are cut anew
+            gap = len(spans(GAP)) + 2  # words at its ends are cut anew
             left = max(_SHORTEST, len(offsets[longest]) - excess - gap)
             messages[longest] = replace(
                 messages[longest], content=_without_middle(messages[longest].content, offsets[longest], left)

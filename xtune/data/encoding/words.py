@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -45,17 +45,27 @@ _PROBES = (
 class Words:
     """Two tokenizers that differ in whether they put a space in front of a text, and the words known so far.
 
-    lossy  whether there was a character so far that the tokenizers have no token for (`alphabet` tells which)
+    tokens  added tokens that a text may hold, with their ids; what follows one goes on from it
+    lossy   whether there was a character so far that the tokenizers have no token for (`alphabet` tells which)
     """
 
-    def __init__(self, first: Tokenizer, continued: Tokenizer, word_by_word: bool | None = None):
+    def __init__(
+        self,
+        first: Tokenizer,
+        continued: Tokenizer,
+        tokens: Mapping[str, int] | None = None,
+        word_by_word: bool | None = None,
+    ):
         self.tokenizers = first, continued
+        self.tokens = dict(tokens or {})
+        longest_first = sorted(self.tokens, key=len, reverse=True)
+        self._token = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         self.word_by_word = _cuts_at_spaces(first, continued) if word_by_word is None else word_by_word
         self.alphabet, self.lossy = Alphabet(continued), False
         self._forget()
 
     def __reduce__(self):
-        return Words, (*self.tokenizers, self.word_by_word)
+        return Words, (*self.tokenizers, self.tokens, self.word_by_word)
 
     def _forget(self) -> None:
         # Of first words by whether the text goes on, and of words after a space, which stand here without it.
@@ -64,6 +74,39 @@ class Words:
 
     def encode(self, texts: Sequence[tuple[str, bool]]) -> list[bytes]:
         """The ids (int32, as bytes) of each (text, whether it goes on from the text before)."""
+        if not self.tokens:
+            return self._encode(texts)
+        split = [self._parts(text, continues) for text, continues in texts]
+        between = iter(
+            self._encode([part for parts in split for part in parts if part[0] not in self.tokens])
+        )
+        return [
+            b"".join(
+                array("i", [self.tokens[text]]).tobytes() if text in self.tokens else next(between)
+                for text, _ in parts
+            )
+            for parts in split
+        ]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the tokens of a text that goes on from another stand in it, in characters."""
+        spans, start = [], 0
+        for part, _ in self._parts(text, True):
+            end = start + len(part)
+            found = [(0, len(part))] if part in self.tokens else self._offsets(part)
+            spans += [(start + begin, start + stop) for begin, stop in found]
+            start = end
+        return spans
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        return self.tokenizers[True].encode(text, add_special_tokens=False).offsets
+
+    def _parts(self, text: str, continues: bool) -> list[tuple[str, bool]]:
+        """Added tokens and what stands between them, each with whether it goes on from other text."""
+        parts = [part for part in self._token.split(text) if part] if self.tokens else [text]
+        return [(part, continues or index > 0) for index, part in enumerate(parts)]
+
+    def _encode(self, texts: Sequence[tuple[str, bool]]) -> list[bytes]:
         split = [_words(text) if self.word_by_word else (text, ()) for text, _ in texts]
         if sum(map(len, self._first)) + len(self._after) > MOST:
             self._forget()

@@ -1,0 +1,67 @@
+"""The forward passes of a run, dealt to the processes that run it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from xtune.data.batches.plan import Plan
+from xtune.training.layout import Layout
+from xtune.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Samples to what an objective takes (Objective.loss)."""
+
+    objective: Objective
+    layout: Layout
+
+    def of(self, samples: Sequence[int], nothing: int = 0) -> dict[str, Any]:
+        """The tensors of these samples, and their numbers; without any, of a sample of which nothing is learnt."""
+        texts = [text for sample in samples for text in self.objective.texts(sample)]
+        tensors = self.layout.collate(texts) if texts else self.layout.empty(self.objective.texts(nothing))
+        return {**tensors, "samples": list(samples)}
+
+
+@dataclass(frozen=True)
+class MicroBatches(torch.utils.data.Dataset):
+    """Every forward pass of a run in order. Of each step, process p of n takes passes p, p + n, p + 2n …
+
+    processes   n; with several, each has the same number of passes, the last of which may be empty. Those that share
+                the tokens of their rows count as one, and each gets its stretch
+    """
+
+    batches: Batches
+    plan: Plan
+    processes: int = 1
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of each process in a step."""
+        return math.ceil(self.plan.accumulation / self.processes)
+
+    def __len__(self) -> int:
+        whole = self.passes * self.processes
+        sharing = self.batches.layout.processes
+        if self.processes * sharing > 1:
+            return self.plan.steps * whole * sharing
+        return (self.plan.steps - 1) * whole + len(self.plan.micro_batches(self.plan.steps - 1))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index //= self.batches.layout.processes
+        step, part = divmod(index, self.passes * self.processes)
+        parts = self.plan.micro_batches(step)
+        samples = [sample for one in parts for sample in one]
+        if self.processes > 1:
+            parts += [[]] * (self.passes * self.processes - len(parts))
+        batch = self.batches.of(parts[part])
+        batch["weight"] = self.batches.objective.weight(samples)
+        if part < self.processes:
+            batch["share"] = parts[part :: self.processes]
+            batch["step"] = step
+        return batch

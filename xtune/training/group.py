@@ -1,0 +1,189 @@
+"""What the processes of a run do together: find each other, agree before they train, and end when one of them fails.
+
+Of a failure one process tells: the one that failed, with its rank. The others leave with LostProcess, which is told
+only where nobody knows more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+from xtune.errors import ResourceError, UsageError, UserError
+from xtune.ranks import local_rank, name_as_torchrun, rank, ranks
+
+ERROR_FILE = "XTUNE_ERROR_FILE"
+"""Environment variable: where a process that xtune's own launcher started writes why it failed."""
+
+
+class LostProcess(ResourceError):
+    """Another process of the run has failed or died, of which that one or the launcher tells."""
+
+
+@contextmanager
+def joined(alone: bool = False) -> Iterator[None]:
+    """Within, the processes of this run can talk to each other, over NCCL and gloo, or gloo on CPUs.
+
+    alone   make a group even of a single process, as DeepSpeed wants one
+    """
+    name_as_torchrun()
+    if ranks() == 1 and not alone:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    if ranks() == 1:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate chooses
+    backend = "gloo"
+    if torch.cuda.is_available():
+        if local_rank() >= torch.cuda.device_count():
+            raise UsageError(
+                f"Process {local_rank()} of this machine finds {torch.cuda.device_count()} GPUs: each needs one.",
+                where="--nproc",
+                fix="Start as many processes as there are GPUs.",
+            )
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+    # The others wait while process 0 answers probes and writes the result.
+    distributed.init_process_group(backend, timeout=timedelta(hours=1))
+    yield
+    # Left to the interpreter's end, the threads of gloo may find the others gone, and abort.
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@contextmanager
+def together() -> Iterator[dict[str, str | None]]:
+    """A block that succeeds in all processes or in none, and leaves all with the same facts.
+
+    The dict it gives takes names and values, which are compared afterwards. Where the block fails, the first process
+    that failed raises its error, and the others LostProcess. So it is where facts differ from process 0's.
+    """
+    facts: dict[str, str | None] = {}
+    if ranks() == 1:
+        yield facts
+        return
+    error = None
+    try:
+        yield facts
+    except Exception as caught:
+        error = caught
+    everyone = gathered((facts, error is not None))
+    failed = [number for number, (_, has_failed) in enumerate(everyone) if has_failed]
+    if failed and rank() == failed[0]:
+        error.everywhere = len(failed) == ranks()
+        raise error
+    if failed:
+        raise LostProcess(f"Rank {failed[0]} failed.")
+    for number, (theirs, _) in enumerate(everyone):
+        if unlike := [name for name in facts if theirs.get(name) != everyone[0][0].get(name)]:
+            if rank() != number:
+                raise LostProcess(f"Rank {number} differs.")
+            first = everyone[0][0]
+            raise UsageError(
+                "This process does not have the same as rank 0: "
+                + "; ".join(f"{name} {theirs.get(name)}, not {first.get(name)}" for name in unlike),
+                fix="All processes of a run need the same recipe, files and packages.",
+            )
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What all processes give, by rank. Small things only: they are pickled."""
+    from torch import distributed
+
+    everyone = [None] * ranks()
+    try:
+        distributed.all_gather_object(everyone, mine)
+    except RuntimeError as error:
+        raise (lost(error) or error) from error
+    return everyone
+
+
+def of_first(mine: Any) -> Any:
+    """What process 0 gives, in all of them."""
+    return mine if ranks() == 1 else gathered(mine if rank() == 0 else None)[0]
+
+
+def has_launcher() -> bool:
+    """Whether xtune's own launcher watches this process, and tells why it ends."""
+    return ERROR_FILE in os.environ
+
+
+def lost(error: Exception, run: str | Path = "RUN") -> LostProcess | None:
+    """What to raise for an error that says that another process can no longer be reached; None for others."""
+    from torch import distributed
+
+    text = str(error)
+    if ranks() == 1 or not isinstance(error, RuntimeError):
+        return None
+    if not isinstance(error, distributed.DistError) and not re.search("gloo|closed by peer|nccl", text, re.I):
+        return None
+    host = re.search(r"closed by peer \[([^\]]+)\]", text)
+    return LostProcess(
+        f"Another process of this run{f', on {host[1]},' if host else ''} failed or died: {text.splitlines()[0]}",
+        where=str(run),
+        fix=f"What it said, or its launcher, tells why. Then: xtune train --resume {run}",
+    )
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Around all that one of several processes does: it ends at once when it fails, and tells why once.
+
+    What xtune's launcher started writes it into the launcher's file; else it is raised, and the command line prints
+    it; a lost process is told of by rank 0 alone.
+    """
+    name_as_torchrun()
+    if ranks() == 1:
+        yield
+        return
+    file = os.environ.get(ERROR_FILE)
+    if file and sys.platform == "linux":  # end with the launcher, however that ends
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    try:
+        yield
+    except KeyboardInterrupt:
+        if file or rank() != 0:
+            _leave(130)
+        raise
+    except Exception as error:
+        code = error.exit_code if isinstance(error, UserError) else 1
+        if code != 1 and not getattr(error, "everywhere", isinstance(error, LostProcess)):
+            error.what = f"Rank {rank()} of {ranks()}: {error.what}"
+        if file:
+            _write_error(Path(file), error, code)
+        if file or (isinstance(error, LostProcess) and rank() != 0):
+            _leave(code)
+        raise
+
+
+def _write_error(file: Path, error: Exception, code: int) -> None:
+    known = isinstance(error, UserError)
+    told = {
+        "text": str(error) if known else f"Rank {rank()} of {ranks()}: {type(error).__name__}: {error}",
+        "code": code,
+        "lost": isinstance(error, LostProcess),
+        "traceback": traceback.format_exc(),
+    }
+    work = file.with_suffix(".tmp")
+    work.write_text(json.dumps(told), encoding="utf-8")
+    work.replace(file)
+
+
+def _leave(code: int) -> NoReturn:
+    """At once: with the other processes gone, what Python does at its end may hang or abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

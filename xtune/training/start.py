@@ -1,0 +1,70 @@
+"""What training starts from: a recipe's tokenizer, template and model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xtune.families import find_family
+from xtune.families.choose_template import Choice, choose_template
+from xtune.families.embedded import model_directory
+from xtune.families.family import Options
+from xtune.families.tokenizer import declared_tokens, load_tokenizer
+from xtune.recipe.objective_schema import Reward
+from xtune.recipe.schema import Full, Model, Qlora, Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+def tokenizer_and_template(model: Model) -> tuple[PreTrainedTokenizerFast, Choice]:
+    """With the tokens that the recipe adds."""
+    tokenizer = load_tokenizer(model.path, family=model.family, added_tokens=model.added_tokens)
+    choice = choose_template(
+        model.template,
+        model_directory(model.path),
+        family=model.family,
+        variables=model.template_variables,
+        added_tokens=declared_tokens(tokenizer),
+    )
+    return tokenizer, choice
+
+
+def trainable_model(recipe: Recipe) -> PreTrainedModel:
+    """The base as the method wants it, with a new adapter where it has one; the seed decides its start."""
+    from transformers import set_seed
+
+    from xtune.model.adapters import attach_adapter
+    from xtune.model.added_tokens import add_tokens
+    from xtune.model.attention import use_packed_attention
+    from xtune.model.load import load_model
+    from xtune.model.reward import add_head
+    from xtune.training.deepspeed import spreads_weights
+
+    set_seed(recipe.train.seed)
+    method, options = recipe.method, recipe.model
+    full = isinstance(method, Full)
+    qlora = isinstance(method, Qlora)
+    # What is spread over the processes need not fit on one GPU; 4-bit weights are made there.
+    on_cpu = spreads_weights(recipe.train) and not qlora
+    model = load_model(
+        options.path,
+        # Small steps on bfloat16 weights are rounded away: all of them are trained in float32.
+        dtype="float32" if full and options.dtype == "auto" else options.dtype,
+        bits=method.bits if qlora else None,
+        attention=options.attention,
+        options=Options.of(options),
+        double_quantization=qlora and method.double_quantization,
+        device="cpu" if on_cpu else None,
+    )
+    if recipe.data.packing:
+        use_packed_attention(model, options.attention, recipe.train.sequence_parallel)
+    token_ids = add_tokens(model, options)
+    if isinstance(recipe.train.objective, Reward):
+        add_head(model, recipe.train.seed)
+    if full:
+        return model
+    family = find_family(model_directory(options.path), options.family)
+    whole = None
+    if method.init == "loftq":
+        whole = load_model(options.path, dtype="bfloat16", options=Options.of(options), device="cpu")
+    return attach_adapter(model, method, family.lora_targets, token_ids, whole)

@@ -1,0 +1,150 @@
+"""The loop: transformers' Trainer with an objective of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from xtune.recipe.schema import Full, Recipe
+from xtune.training.batches import MicroBatches
+from xtune.training.deepspeed import deepspeed_config
+from xtune.training.memory import use_checkpointing
+from xtune.training.objective import Objective
+from xtune.training.optimizers import (
+    GALORE_LAYERS,
+    OPTIM,
+    loraplus_optimizer,
+    make_galore_resumable,
+    schedule,
+)
+
+
+class ObjectiveTrainer(Trainer):
+    """transformers' loop, in which an objective computes the loss: its sum over a forward pass, divided by the weight
+    of the whole step over all processes."""
+
+    loss_is_scaled_for_ga = True
+    objective: Objective
+    lora_plus: float | None = None
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None and self.lora_plus is not None:
+            self.optimizer = loraplus_optimizer(self.model, self.args, self.lora_plus)
+        optimizer = super().create_optimizer(model)
+        if self.args.optim == OPTIM["galore"]:
+            make_galore_resumable(optimizer)
+        return optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = self.objective.loss(model, inputs)
+        for name, (total, count) in loss.figures.items():
+            before = self._sums.get(name, (0.0, 0))
+            self._sums[name] = before[0] + total, before[1] + count
+        # Gradients and logged losses are averaged over the processes; those that share rows each have the whole loss.
+        mean = loss.total / inputs["weight"] * self.accelerator.num_processes
+        return mean - (1 - 1 / inputs.get("sequence_processes", 1)) * mean.detach()
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            logs |= average(self._sums, self.accelerator.num_processes)
+            self._sums.clear()
+        super().log(logs, start_time)
+
+    @property
+    def _sums(self) -> dict[str, tuple[float | torch.Tensor, int]]:
+        """Of the figures since the last log."""
+        return self.__dict__.setdefault("figure_sums", {})
+
+
+def average(sums: dict[str, tuple[float | torch.Tensor, int]], processes: int) -> dict[str, float]:
+    """Figures of all processes: sums divided by their counts."""
+    mine = {name: (float(total), count) for name, (total, count) in sums.items()}
+    everyones = [mine]
+    if processes > 1:
+        everyones = [None] * processes
+        torch.distributed.all_gather_object(everyones, mine)
+    together: dict[str, tuple[float, int]] = {}
+    for one in everyones:
+        for name, (total, count) in one.items():
+            before = together.get(name, (0.0, 0))
+            together[name] = before[0] + total, before[1] + count
+    return {name: total / count for name, (total, count) in together.items() if count}
+
+
+def make_trainer(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    batches: MicroBatches,
+    checkpoints: Path,
+    callbacks: list[TrainerCallback],
+) -> ObjectiveTrainer:
+    """The trainer of a recipe. Everything that matters is set here: transformers' defaults change."""
+    train, plan = recipe.train, batches.plan
+    on_gpu = torch.cuda.is_available()
+    fsdp = train.fsdp and batches.processes > 1
+    deepspeed = deepspeed_config(recipe, batches.passes, on_gpu)
+    half = on_gpu and isinstance(recipe.method, Full)  # float32 weights, bfloat16 products
+    if deepspeed:
+        half = deepspeed["bf16"]["enabled"]
+    checkpointing = use_checkpointing(train, model, batches, half=half)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=plan.steps,
+        per_device_train_batch_size=1,  # one ready-made forward pass
+        gradient_accumulation_steps=batches.passes,
+        train_sampling_strategy="sequential",  # the plan has the order
+        learning_rate=train.lr,
+        **schedule(train, plan.steps),
+        optim=OPTIM[train.optimizer],
+        optim_target_modules=GALORE_LAYERS if train.optimizer == "galore" else None,
+        adam_beta1=0.9,
+        adam_beta2=0.99 if train.optimizer.startswith("lion") else 0.999,  # as published
+        adam_epsilon=1e-8,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        bf16=half,
+        fp16=deepspeed is not None and deepspeed["fp16"]["enabled"],
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a lost step must be seen
+        save_strategy="steps",
+        save_steps=train.checkpoint_every or max(1, plan.steps // 10),
+        save_total_limit=train.keep_checkpoints,
+        seed=train.seed,
+        data_seed=train.seed,
+        average_tokens_across_devices=False,  # the objective knows what all processes learn in a step
+        dataloader_num_workers=0,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=not on_gpu,
+        deepspeed=deepspeed,
+        fsdp=fsdp or None,
+        fsdp_config={"version": 2, "state_dict_type": "FULL_STATE_DICT"} if fsdp else None,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+    )
+    use_cache = getattr(model.config, "use_cache", None)
+    trainer = ObjectiveTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=batches,
+        data_collator=_only,
+        callbacks=callbacks,
+    )
+    trainer.objective = batches.batches.objective
+    trainer.lora_plus = None if isinstance(recipe.method, Full) else recipe.method.lora_plus
+    trainer.remove_callback(PrinterCallback)
+    if use_cache is not None:  # which Trainer turns off, also in the config.json of the result
+        model.config.use_cache = use_cache
+    return trainer
+
+
+def _only(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    (batch,) = batches
+    return batch
