@@ -7,4 +7,4 @@ with read_base():
     from .._base_.methods.qlora import *
     from .._base_.models.chatglm3_6b import *
 
-train.update(epochs=3, batch_size=16, micro_batch_size=1, gradient_checkpointing=True)
+train = dict(epochs=3, batch_size=16, micro_batch_size=1, gradient_checkpointing=True)

@@ -7,4 +7,4 @@ with read_base():
     from .._base_.methods.full import *
     from .._base_.models.glm4_9b_chat import *
 
-train.update(epochs=3, batch_size=16, micro_batch_size=1, gradient_checkpointing=True)
+train = dict(epochs=3, batch_size=16, micro_batch_size=1, gradient_checkpointing=True)

@@ -7,4 +7,4 @@ with read_base():
     from .._base_.methods.full import *
     from .._base_.models.smollm2 import *
 
-train.update(lr=5e-5, epochs=3)
+train = dict(lr=5e-5, epochs=3)

@@ -7,4 +7,4 @@ with read_base():
     from .._base_.methods.qlora import *
     from .._base_.models.smollm2 import *
 
-train.update(lr=1e-3, epochs=3)
+train = dict(lr=1e-3, epochs=3)

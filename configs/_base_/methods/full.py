@@ -1,4 +1,3 @@
 """Train all weights."""
 
 method = dict(kind="full")
-train = dict(lr=2e-5)

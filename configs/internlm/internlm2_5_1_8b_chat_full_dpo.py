@@ -1,0 +1,10 @@
+"""DPO (full training) of internlm2_5-1_8b-chat on orpo-dpo-mix-40k; 31 GB on the GPU plus activations."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.orpo_dpo_mix import *
+    from .._base_.methods.full import *
+    from .._base_.models.internlm2_5_1_8b_chat import *
+
+train = dict(objective="dpo", epochs=1, batch_size=32, micro_batch_size=1, gradient_checkpointing=True)

@@ -1,0 +1,10 @@
+"""ORPO (QLoRA) of internlm2_5-7b-chat on orpo-dpo-mix-40k; 6 GB on the GPU plus activations."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.orpo_dpo_mix import *
+    from .._base_.methods.qlora import *
+    from .._base_.models.internlm2_5_7b_chat import *
+
+train = dict(objective="orpo", epochs=1, batch_size=32, micro_batch_size=1, gradient_checkpointing=True)
