@@ -103,6 +103,8 @@ def gathered(mine: Any) -> list[Any]:
     """What all processes give, by rank. Small things only: they are pickled."""
     from torch import distributed
 
+    if ranks() == 1:
+        return [mine]
     everyone = [None] * ranks()
     try:
         distributed.all_gather_object(everyone, mine)
@@ -113,7 +115,7 @@ def gathered(mine: Any) -> list[Any]:
 
 def of_first(mine: Any) -> Any:
     """What process 0 gives, in all of them."""
-    return mine if ranks() == 1 else gathered(mine if rank() == 0 else None)[0]
+    return gathered(mine if rank() == 0 else None)[0]
 
 
 def has_launcher() -> bool:

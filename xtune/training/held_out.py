@@ -14,7 +14,7 @@ from xtune.terminal import messages
 from xtune.training.batches import Batches
 from xtune.training.layout import on_device
 from xtune.training.metrics import truncate
-from xtune.training.trainer import average
+from xtune.training.trainer import Sums, add, average
 
 _PASS = 8  # samples
 
@@ -48,7 +48,7 @@ class HeldOutLoss(TrainerCallback):
     def _measure(self, model, args, state) -> None:
         training = model.training
         model.eval()
-        sums = {"loss": (0.0, 0.0)}
+        sums: Sums = {}
         sharing = self.batches.layout.processes
         process, processes = args.process_index // sharing, args.world_size // sharing
         size = _PASS * processes
@@ -60,10 +60,9 @@ class HeldOutLoss(TrainerCallback):
             batch = self.batches.of(samples) | ({"share": passes} if number == 0 else {})
             loss = self.batches.objective.loss(model, on_device(batch, model.device))
             weight = self.batches.objective.weight(samples)
-            for name, (total, count) in {"loss": (loss.total, weight), **loss.figures}.items():
-                before = sums.get(name, (0.0, 0))
-                sums[name] = before[0] + float(total), before[1] + count
-        figures = average(sums, args.world_size)
+            figures = {"loss": (loss.total, weight), **loss.figures}
+            add(sums, {name: (float(total), count) for name, (total, count) in figures.items()})
+        figures = average(sums)
         model.train(training)
         if state.is_world_process_zero:
             with open(self.file, "a", encoding="utf-8") as file:

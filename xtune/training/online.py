@@ -16,7 +16,7 @@ from accelerate.utils import extract_model_from_parallel
 
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import NO_LABEL, Encoded
-from xtune.ranks import rank, ranks
+from xtune.ranks import rank
 from xtune.recipe.online_schema import Grpo, Rloo
 from xtune.training.group import gathered
 from xtune.training.layout import Layout, on_device
@@ -191,7 +191,7 @@ class Online:
 
 def _over_all(prompts: int, tokens: int) -> float:
     """Prompts of all processes by their tokens."""
-    everyones = gathered((prompts, tokens)) if ranks() > 1 else [(prompts, tokens)]
+    everyones = gathered((prompts, tokens))
     return sum(one for one, _ in everyones) / max(1, sum(one for _, one in everyones))
 
 

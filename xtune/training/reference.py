@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from xtune.data.encoding.encode import Encoded
 from xtune.errors import UsageError
 from xtune.terminal import counting
+from xtune.training.group import gathered
 from xtune.training.layout import Layout, on_device
 from xtune.training.log_probs import answer_log_probs
 
@@ -90,10 +91,7 @@ class MeasureReference(TrainerCallback):
                 values[samples] = log_probs.double().view(-1, 2).cpu().numpy()
                 update(min(start + size, len(self.needed)))
         model.train(training)
-        if processes > 1:
-            everyones: list = [None] * processes
-            torch.distributed.all_gather_object(everyones, values)
-            for one in everyones:
-                known = ~np.isnan(one)
-                values[known] = one[known]
+        for one in gathered(values):
+            known = ~np.isnan(one)
+            values[known] = one[known]
         return values

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from xtune.recipe.schema import Full, Recipe
 from xtune.training.batches import MicroBatches
 from xtune.training.deepspeed import deepspeed_config
+from xtune.training.group import gathered
 from xtune.training.memory import use_checkpointing
 from xtune.training.objective import Objective
 from xtune.training.optimizers import (
@@ -21,6 +22,9 @@ from xtune.training.optimizers import (
     schedule,
 )
 
+Sums = dict[str, tuple[float | torch.Tensor, float]]
+"""Figures: name to (sum, number of what was summed)."""
+
 
 class ObjectiveTrainer(Trainer):
     """transformers' loop, in which an objective computes the loss: its sum over a forward pass, divided by the weight
@@ -29,6 +33,8 @@ class ObjectiveTrainer(Trainer):
     loss_is_scaled_for_ga = True
     objective: Objective
     lora_plus: float | None = None
+    sums: Sums
+    """Of the objective's figures since the last log."""
 
     def create_optimizer(self, model=None):
         if self.optimizer is None and self.lora_plus is not None:
@@ -40,37 +46,30 @@ class ObjectiveTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss = self.objective.loss(model, inputs)
-        for name, (total, count) in loss.figures.items():
-            before = self._sums.get(name, (0.0, 0))
-            self._sums[name] = before[0] + total, before[1] + count
+        add(self.sums, loss.figures)
         # Gradients and logged losses are averaged over the processes; those that share rows each have the whole loss.
         mean = loss.total / inputs["weight"] * self.accelerator.num_processes
         return mean - (1 - 1 / inputs.get("sequence_processes", 1)) * mean.detach()
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
-            logs |= average(self._sums, self.accelerator.num_processes)
-            self._sums.clear()
+            logs |= average(self.sums)
+            self.sums.clear()
         super().log(logs, start_time)
 
-    @property
-    def _sums(self) -> dict[str, tuple[float | torch.Tensor, int]]:
-        """Of the figures since the last log."""
-        return self.__dict__.setdefault("figure_sums", {})
+
+def add(sums: Sums, more: Sums) -> None:
+    """Add figures, as Loss has them, to others."""
+    for name, (total, count) in more.items():
+        before = sums.get(name, (0.0, 0))
+        sums[name] = before[0] + total, before[1] + count
 
 
-def average(sums: dict[str, tuple[float | torch.Tensor, int]], processes: int) -> dict[str, float]:
+def average(sums: Sums) -> dict[str, float]:
     """Figures of all processes: sums divided by their counts."""
-    mine = {name: (float(total), count) for name, (total, count) in sums.items()}
-    everyones = [mine]
-    if processes > 1:
-        everyones = [None] * processes
-        torch.distributed.all_gather_object(everyones, mine)
-    together: dict[str, tuple[float, int]] = {}
-    for one in everyones:
-        for name, (total, count) in one.items():
-            before = together.get(name, (0.0, 0))
-            together[name] = before[0] + total, before[1] + count
+    together: Sums = {}
+    for one in gathered({name: (float(total), count) for name, (total, count) in sums.items()}):
+        add(together, one)
     return {name: total / count for name, (total, count) in together.items() if count}
 
 
@@ -137,7 +136,7 @@ def make_trainer(
         data_collator=_only,
         callbacks=callbacks,
     )
-    trainer.objective = batches.batches.objective
+    trainer.objective, trainer.sums = batches.batches.objective, {}
     trainer.lora_plus = None if isinstance(recipe.method, Full) else recipe.method.lora_plus
     trainer.remove_callback(PrinterCallback)
     if use_cache is not None:  # which Trainer turns off, also in the config.json of the result
