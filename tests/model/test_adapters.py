@@ -8,7 +8,7 @@ from xtune.errors import RecipeError
 from xtune.families import FAMILIES
 from xtune.model.adapters import attach_adapter
 from xtune.model.load import load_model
-from xtune.recipe.schema import Lora
+from xtune.recipe.schema import Lora, Qlora
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,8 @@ from xtune.recipe.schema import Lora
         ("all-linear", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
         (["down_proj"], {"down_proj"}),
         (r"model\.layers\.\d\.mlp\.(up|gate)_proj", {"up_proj", "gate_proj"}),
+        (r".*self_attn.*", {"q_proj", "k_proj", "v_proj", "o_proj"}),  # and the module that holds them
+        (r".*(mlp.*|lm_head)", {"gate_proj", "up_proj", "down_proj", "lm_head"}),
     ],
 )
 def test_targets(tiny_model, targets, kinds):
@@ -38,13 +40,17 @@ def test_layers(tiny_model, targets):
 @pytest.mark.parametrize(
     ("options", "message", "fix"),
     [
-        ({"targets": r"layers\.0.*"}, "No layer matches", "model.layers.0.self_attn.q_proj"),
-        ({"targets": ["qq_proj"]}, "No layer matches", "down_proj, gate_proj"),
+        ({"targets": r"layers\.0.*"}, "No linear layer matches", "model.layers.0.self_attn.q_proj"),
+        ({"targets": r".*embed_tokens"}, "No linear layer matches", "model.layers.0.self_attn.q_proj"),
         (
-            {"targets": r".*self_attn"},
-            "matches what is not linear: LlamaAttention",
-            "model.layers.0.self_attn.q_proj",
+            {"targets": ["q_proj", "v_porj"]},
+            r"^No layer matches 'v_porj'; did you mean v_proj\?\n",
+            "down_proj, gate_proj",
         ),
+        ({"targets": ["q_proj", "x", "_proj"]}, r"No layer matches 'x'\. No layer .*'_proj'", "down_proj"),
+        ({"targets": ["self_attn"]}, "matches what is not linear: LlamaAttention", "down_proj, gate_proj"),
+        ({"targets": ["lm_head"], "layers": [0]}, "lm_head is in none", "a regex"),
+        ({"targets": ["q_proj", "embed_tokens"], "layers": [0]}, "embed_tokens is in none", "a regex"),
         ({"layers": [0, 2]}, "names 2, and the model has layers 0 to 1", "from 0"),
         ({"layers": [-1]}, "names -1", "from 0"),
         ({"rank": 33, "init": "pissa"}, "k_proj has only rank 32", "default"),
@@ -55,3 +61,24 @@ def test_what_the_model_has_not(tiny_model, options, message, fix):
     with pytest.raises(RecipeError, match=message) as raised:
         attach_adapter(load_model(tiny_model), Lora(kind="lora", **options))
     assert fix in raised.value.fix
+
+
+@pytest.mark.parametrize(
+    ("init", "target", "why"),
+    [
+        ("pissa", "lm_head", "shares its weights with the embedding"),
+        ("olora", "lm_head", "shares its weights with the embedding"),
+        ("pissa", "embed_tokens", "is an embedding"),
+        ("olora", "embed_tokens", "is an embedding"),
+        ("loftq", "embed_tokens", "is an embedding"),
+    ],
+)
+def test_what_cannot_begin_as_part_of_the_weights(tiny_model, init, target, why):
+    options = {"rank": 4, "targets": ["q_proj", target], "init": init}
+    method = Qlora(kind="qlora", **options) if init == "loftq" else Lora(kind="lora", **options)
+    model = load_model(tiny_model)
+    before = model.get_input_embeddings().weight.clone()
+    with pytest.raises(RecipeError, match=f"{target} {why}") as raised:
+        attach_adapter(model, method)
+    assert raised.value.where == "method.targets"
+    assert before.equal(model.get_input_embeddings().weight)

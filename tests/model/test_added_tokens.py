@@ -150,6 +150,30 @@ def test_what_the_tokenizer_would_write_otherwise_is_refused(tiny_model, token):
         load_tokenizer(tiny_model, added_tokens=[token])
 
 
+@pytest.mark.parametrize("token", ["the", "a", "user"])
+def test_ordinary_pieces_are_refused(tiny_model, token):
+    with pytest.raises(RecipeError, match=f"'{token}' cannot be added: it is an ordinary piece"):
+        load_tokenizer(tiny_model, added_tokens=["<tool>", token])
+
+
+@pytest.mark.parametrize(
+    ("name", "spare"),
+    [
+        ("internlm", "<TOKENS_UNUSED_2>"),
+        ("internlm2", "[UNUSED_TOKEN_140]"),
+        ("baichuan2_7b", "<reserved_100>"),
+        ("chatglm3", "<|user|>"),
+        ("glm4", "<|user|>"),
+        ("qwen_v1", "<|extra_0|>"),
+    ],
+)
+def test_the_publishers_spare_and_control_tokens_are_not(published, name, spare):  # noqa: F811
+    known = load_tokenizer(published(name)).get_vocab()
+    assert declared_tokens(load_tokenizer(published(name), added_tokens=[spare])) == {spare: known[spare]}
+    with pytest.raises(RecipeError, match="'a' cannot be added: it is an ordinary piece"):
+        load_tokenizer(published(name), added_tokens=["a"])
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_rows_begin_as_the_mean_and_spare_ones_come_first(tiny_model, tied):
     model = load_model(tiny_model)

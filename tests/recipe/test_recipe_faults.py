@@ -95,9 +95,71 @@ def test_options_of_method_and_train_that_do_not_go_together(write, minimal):
     ]
 
 
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        (
+            "train = dict(batch_tokens=64,\n    batch_size=8)",
+            "5: train.batch_tokens: give batch_tokens or batch_size, and None for the other",
+        ),
+        (
+            "train = dict(batch_tokens=64,\n    micro_batch_size=2)",
+            "6: train.micro_batch_size: with batch_tokens, a forward pass takes up to data.max_length; leave it out",
+        ),
+        (
+            "data.update(group_by_length=True)",
+            "5: data.group_by_length: packed rows have no padding to save; set packing = False",
+        ),
+        ("train = dict(steps=5, warmup=5)", "5: train.warmup: all 5 steps would be warm-up"),
+        (
+            "method = dict(kind='qlora', bits=8, double_quantization=True)",
+            "5: method.double_quantization: 8 bits have no constants to quantise again",
+        ),
+        (
+            "train = dict(seed=-1)",
+            "5: train.seed: -1 is not allowed; give a whole number at least 0 and below 4294967296",
+        ),
+        (
+            "train = dict(seed=2**32)",
+            "5: train.seed: 4294967296 is not allowed; give a whole number at least 0 and below 4294967296",
+        ),
+        (
+            "data['sources'][0].update(condition='')",
+            "5: data.sources.0.condition: '' is not allowed; give a string not empty, or None",
+        ),
+        (
+            "train = dict(objective='pretrain')\ndata['sources'].append(dict(path='b', system='Hi'))",
+            "4: data: sources.1.system is a system prompt, which the documents of pretrain have not",
+        ),
+        (
+            "train = dict(objective='pretrain')\ndata['sources'][0].update(condition='Hi')",
+            "4: data: sources.0.condition is a system prompt, which the documents of pretrain have not",
+        ),
+        (
+            "method = dict(kind='full')\nmodel.update(dtype='float16')",
+            "2: model: float16 is for weights that stay as they are: small steps are lost in it, and AdamW's divisors "
+            'are 0; full training needs dtype = "auto"',
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_or_harm(write, minimal, sections, expected):
+    assert faults(write("r.py", minimal + sections)) == [f"r.py:{expected}"]
+
+
+def test_none_takes_back_what_a_recipe_gives(write, minimal):
+    text = "train = dict(batch_size=6, micro_batch_size=2)\nmethod = dict(kind='qlora', double_quantization=True)"
+    recipe = write("r.py", minimal + text)
+    tokens = {"train.batch_tokens": 64, "train.batch_size": None, "train.micro_batch_size": None}
+    loaded = load_recipe(recipe, {**tokens, "method.bits": 8, "method.double_quantization": None})
+    assert (loaded.train.batch_size, loaded.train.batch_tokens, loaded.method.bits) == (None, 64, 8)
+    assert load_recipe(recipe, {"train.batch_size": None}).train.batch_size == 8
+
+
 def test_a_default_is_not_blamed_for_a_faulty_value(write, minimal):
     recipe = write("r.py", minimal + "train = dict(batch_size=0, micro_batch_size=3)")
-    assert faults(recipe) == ["r.py:5: train.batch_size: 0 is not allowed; give a whole number at least 1"]
+    assert faults(recipe) == [
+        "r.py:5: train.batch_size: 0 is not allowed; give a whole number at least 1, or None"
+    ]
 
 
 @pytest.mark.parametrize("value", ['float("inf")', 'float("nan")'])

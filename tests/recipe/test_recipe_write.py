@@ -30,18 +30,21 @@ lora = {
     "lora_plus": st.none() | positive,
 }
 train = st.builds(
-    lambda micro, times, passes, **rest: Train(
-        micro_batch_size=micro, batch_size=times * (micro or 1), **passes, **rest
-    ),
-    micro=st.none() | st.integers(1, 100),
-    times=st.integers(1, 100),
+    lambda size, passes, **rest: Train(**{**rest, **size, **passes}),
+    size=st.builds(
+        lambda micro, times: {"micro_batch_size": micro, "batch_size": times * (micro or 1)},
+        micro=st.none() | st.integers(1, 100),
+        times=st.integers(1, 100),
+    )
+    | st.fixed_dictionaries({"batch_tokens": st.integers(8)}),
     passes=st.fixed_dictionaries({}, optional={"epochs": positive})
-    | st.fixed_dictionaries({}, optional={"steps": counts}),
+    | st.fixed_dictionaries({}, optional={"steps": counts})
+    | st.builds(lambda warmup, more: {"warmup": warmup, "steps": warmup + more}, counts, counts),
     lr=positive,
     schedule=st.sampled_from(["cosine", "linear", "constant", "wsd"]),
-    warmup=counts | st.floats(0, 1),
+    warmup=st.floats(0, 1, exclude_max=True),
     optimizer=st.sampled_from(get_args(Train.model_fields["optimizer"].annotation)),
-    seed=st.integers(),
+    seed=st.integers(0, 2**32 - 1),
     gradient_checkpointing=st.sampled_from([True, False, "auto"]),
     checkpoint_every=st.none() | counts,
 )
@@ -59,12 +62,18 @@ recipes = st.builds(
     | st.builds(
         Qlora,
         kind=st.just("qlora"),
-        bits=st.sampled_from([4, 8]),
+        bits=st.just(4),
         double_quantization=st.booleans(),
-        **{**lora, "dora": st.just(False)},
-    ),
+        **lora,
+    )
+    | st.builds(Qlora, kind=st.just("qlora"), bits=st.just(8), **{**lora, "dora": st.just(False)}),
     data=st.builds(
-        Data,
+        lambda layout, **rest: Data(**rest, **layout),
+        layout=st.builds(
+            lambda padded, grouped: {"packing": not padded, "group_by_length": padded and grouped},
+            st.booleans(),
+            st.booleans(),
+        ),
         sources=st.lists(
             st.builds(
                 lambda drawn, **rest: Source(**rest, **drawn),
@@ -80,11 +89,9 @@ recipes = st.builds(
             min_size=1,
             max_size=3,
         ),
-        packing=st.booleans(),
         max_length=st.integers(8),
         overlong=st.sampled_from(get_args(Data.model_fields["overlong"].annotation)),
         held_out=st.integers(0, 10**6) | st.floats(0, 1),
-        group_by_length=st.booleans(),
         defects=st.builds(
             Defects,
             **{

@@ -9,13 +9,17 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from tests.conftest import QUICKSTART
-from xtune.errors import ResourceError
+from xtune.errors import ResourceError, UsageError
+from xtune.families.tokenizer import load_tokenizer
 from xtune.model.adapters import attach_adapter, load_adapter, save_adapter
 from xtune.model.load import load_model
 from xtune.recipe.schema import Lora, Qlora, Recipe
 from xtune.run.directory import Run
+from xtune.training.optimizers import OPTIM, loraplus_optimizer
+from xtune.training.start import trainable_model
 from xtune.training.train import prepare, resume, train
 
 TOKENS = torch.arange(100, 148)[None]
@@ -131,6 +135,45 @@ def test_lora_plus_is_the_learning_rate_of_b(tiny_model, tmp_path):
     # Adam's first step is lr wherever there is a gradient; A has none as long as B is 0.
     moved = torch.cat([tensor.abs().flatten() for name, tensor in weights.items() if "lora_B" in name])
     assert moved.max().item() == pytest.approx(16e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "adafactor"])
+def test_lora_plus_is_of_no_other_weight_than_b(tiny_model, tmp_path, name):
+    method = Lora(kind="lora", rank=4, dora=True, targets=["q_proj", "embed_tokens"])
+    model = attach_adapter(load_model(tiny_model), method)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), optim=OPTIM[name], learning_rate=1e-3, weight_decay=0.1, report_to=[]
+    )
+    groups = loraplus_optimizer(model, arguments, 8).param_groups
+    rates = {weight: (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(rates) == len(trained) == sum(len(group["params"]) for group in groups)
+    faster = {name for name, weight in trained.items() if rates[weight] == (8e-3, 0.1)}
+    assert faster == {name for name in trained if "lora_B" in name or "lora_embedding_B" in name}
+    assert {rates[weight] for name, weight in trained.items() if name not in faster} == {(1e-3, 0.1)}
+    assert any("lora_magnitude_vector" in name for name in trained)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_all_weights_are_trained_in_float32(tiny_model, dtype):
+    asked = recipe(tiny_model, {"kind": "full"})
+    asked = asked.model_copy(update={"model": asked.model.model_copy(update={"dtype": dtype})})
+    assert {weight.dtype for weight in trainable_model(asked).parameters()} == {torch.float32}
+
+
+def test_a_run_or_an_adapter_in_the_place_of_a_model(tmp_path, make_adapter, tiny_model):
+    adapter = make_adapter(tiny_model, tmp_path / "lora" / "adapter")
+    load_tokenizer(tiny_model).save_pretrained(adapter)
+    full = shutil.copytree(tiny_model, tmp_path / "full" / "model")
+    for place, fix in (
+        (adapter, f"convert merge {adapter} OUT"),
+        (adapter.parent, f"convert merge {adapter.parent} OUT"),
+        (full.parent, f"the model that the run trained: {full}"),
+    ):
+        for method in ({}, {"kind": "full"}):
+            with pytest.raises(UsageError, match="No model at") as raised:
+                prepare(recipe(place, method))
+            assert fix in raised.value.fix
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "adafactor", "lion", "lion_8bit"])

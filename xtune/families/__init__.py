@@ -53,9 +53,18 @@ def read_config(directory: Path) -> dict:
         raise UsageError(
             f"No model at {directory}: it {holds}.",
             where="model.path",
-            fix='Give a directory with config.json and *.safetensors, or the embedded model "smollm2".',
+            fix=_instead(directory),
         )
     return read_json(path)
+
+
+def _instead(directory: Path) -> str:
+    """What to give in the place of a directory that is no model: perhaps a run or an adapter."""
+    if (directory / "model" / "config.json").is_file():
+        return f"Give the model that the run trained: {directory / 'model'}"
+    if any((place / "adapter_config.json").is_file() for place in (directory, directory / "adapter")):
+        return f"It holds an adapter. Merge it, and give OUT: xtune convert merge {directory} OUT"
+    return 'Give a directory with config.json and *.safetensors, or the embedded model "smollm2".'
 
 
 def find_family(directory: Path, name: str = "auto") -> Family:

@@ -32,7 +32,8 @@ def load_tokenizer(
 
     added_tokens    a recipe's `model.added_tokens`; new ones are numbered after the others
 
-    Raises UsageError where there is none, RecipeError for a token that it would write back as other text.
+    Raises UsageError where there is none, RecipeError for a token that it would write back as other text, or that is
+    an ordinary piece of the vocabulary.
     """
     directory = model_directory(str(path))
     tokenizer = None
@@ -65,6 +66,15 @@ def _declare(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> None:
     from tokenizers import AddedToken
 
     known = tokenizer.get_vocab()
+    single = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    for token in tokens:
+        if token in known and token not in single:
+            raise RecipeError(
+                f"{token!r} cannot be added: it is an ordinary piece of the vocabulary, which the tokenizer joins with "
+                "its neighbours, elsewhere too.",
+                where="model.added_tokens",
+                fix="Leave it out: the model has it. Or choose a name that the vocabulary has not, such as <tool>.",
+            )
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens if token not in known])
     tokenizer.init_kwargs[ADDED] = tokens  # saved with it
     for token, index in declared_tokens(tokenizer).items():

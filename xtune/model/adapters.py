@@ -20,6 +20,7 @@ from xtune.json_file import read_json_if_there
 from xtune.model.added_tokens import grow_embeddings
 from xtune.model.loftq import make_good_quantisation
 from xtune.model.reward import add_head
+from xtune.recipe.faults import did_you_mean
 from xtune.recipe.schema import Lora
 
 if TYPE_CHECKING:
@@ -52,19 +53,21 @@ def attach_adapter(
     """
     from peft import LoraConfig, get_peft_model
 
+    targets = _targets(model, method, attention)
+    _check_targets(model, method, targets)
     config = LoraConfig(
         # as a whole, PEFT trains the head of what it takes for a classifier
         task_type="SEQ_CLS" if is_reward_model(model) else "CAUSAL_LM",
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
-        target_modules=_targets(model, method, attention),
+        target_modules=targets,
         layers_to_transform=_layers(model, method),
         use_rslora=method.rslora,
         use_dora=method.dora,
         init_lora_weights=True if method.init in ("default", "loftq") else method.init,
         bias="none",
-        **_token_rows(model, method, token_ids),
+        **_token_rows(model, targets, token_ids),
     )
     try:
         adapted = get_peft_model(model, config)
@@ -192,16 +195,60 @@ def _does_not_fit(model: PreTrainedModel, directory: Path, tensors: Iterable[str
 
 
 def _targets(model: PreTrainedModel, method: Lora, attention: Sequence[str]) -> str | list[str]:
-    """As PEFT takes them: names, a regex, or "all-linear", which it does not combine with chosen layers."""
-    if method.targets == "attention":
+    """As PEFT takes them: names, or "all-linear", which it does not combine with chosen layers. (A regex of PEFT's may
+    match nothing but what gets an adapter.)"""
+    targets = method.targets
+    if targets == "attention":
         return list(attention)
-    if method.targets == "all-linear" and method.layers is not None:
+    if targets == "all-linear" and method.layers is not None:
         outputs = model.get_output_embeddings(), getattr(model, HEAD, None)
         return sorted({_last(name) for name, module in _linear(model) if module not in outputs})
-    return method.targets
+    if isinstance(targets, list) or targets == "all-linear":
+        return targets
+    found = [name for name, _ in _linear(model) if re.fullmatch(targets, name)]
+    if not found:
+        raise _no_target(model, method)
+    return found
 
 
-def _token_rows(model: PreTrainedModel, method: Lora, ids: Sequence[int]) -> dict[str, Any]:
+def _check_targets(model: PreTrainedModel, method: Lora, targets: str | list[str]) -> None:
+    """Raise RecipeError for names that PEFT would pass over, and for what cannot begin as `method.init` says."""
+    from torch import nn
+
+    if targets == "all-linear":
+        return
+    modules = {target: _meant(model, target) for target in targets}
+    if isinstance(method.targets, list) and (unknown := [name for name in modules if not modules[name]]):
+        near = {_last(name) for name, _ in _linear(model)}
+        told = (f"No layer matches {name!r}{did_you_mean(name, near) or '.'}" for name in unknown)
+        raise _no_target(model, method, text=" ".join(told))
+    shared = model.get_input_embeddings().weight
+    for name, module in (each for found in modules.values() for each in found.items()):
+        if method.layers is not None and not re.search(r"\.\d+\.", name):
+            raise RecipeError(
+                f"method.layers says in which layers, and {name} is in none.",
+                where="method.layers",
+                fix="Leave one of the two out, or name layers by a regex in method.targets.",
+            )
+        why = None
+        if isinstance(module, nn.Embedding):
+            why = "is an embedding"
+        elif method.init != "loftq" and getattr(module, "weight", None) is shared:
+            why = "shares its weights with the embedding"
+        if why and method.init in _BEGIN_AS_SOMETHING:
+            raise RecipeError(
+                f'{name} {why}, and cannot begin as method.init = "{method.init}" says.',
+                where="method.targets",
+                fix=f'Leave it out, or use method.init = "default" in place of "{method.init}".',
+            )
+
+
+def _meant(model: PreTrainedModel, target: str) -> dict[str, Module]:
+    """The modules that a name of PEFT's target_modules means, by their whole names."""
+    return {name: module for name, module in model.named_modules() if f".{name}".endswith(f".{target}")}
+
+
+def _token_rows(model: PreTrainedModel, targets: str | list[str], ids: Sequence[int]) -> dict[str, Any]:
     """What PEFT is told to train rows of the embedding and the output layer. It computes with them as a plain Linear
     without bias does; another output layer (Baichuan2's divides by the rows' lengths) is trained whole."""
     from torch import nn
@@ -210,12 +257,9 @@ def _token_rows(model: PreTrainedModel, method: Lora, ids: Sequence[int]) -> dic
         return {}
     embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
     names = {module: name for name, module in model.named_modules() if module in (embedding, output)}
+    meant = () if targets == "all-linear" else {name for target in targets for name in _meant(model, target)}
     for name in names.values():
-        if isinstance(method.targets, str):
-            meant = re.fullmatch(method.targets, name)
-        else:
-            meant = any(f".{name}".endswith(f".{target}") for target in method.targets)
-        if meant:
+        if name in meant:
             raise RecipeError(
                 f"{name} cannot get an adapter: for model.added_tokens, rows of it are trained.",
                 where="method.targets",
@@ -243,8 +287,8 @@ def _layers(model: PreTrainedModel, method: Lora) -> list[int] | None:
     return method.layers
 
 
-def _no_target(model: PreTrainedModel, method: Lora, why: str) -> RecipeError:
-    """PEFT found no layer, or one that is not linear, which `why` begins to name."""
+def _no_target(model: PreTrainedModel, method: Lora, why: str = "", text: str = "") -> RecipeError:
+    """No layer was found, or one that is not linear, which PEFT's `why` begins to name."""
     names = [name for name, _ in _linear(model)]
     if isinstance(method.targets, str):
         what = f'method.targets = "{method.targets}"'
@@ -252,7 +296,7 @@ def _no_target(model: PreTrainedModel, method: Lora, why: str) -> RecipeError:
     else:
         what = f"method.targets = {method.targets}"
         fix = f'Use "all-linear" or some of: {", ".join(sorted({*map(_last, names)}))}'
-    text = f"No layer matches {what}."
+    text = text or f"No linear layer matches {what}."
     if why.startswith("Target module "):  # "… LlamaAttention( … is not supported"
         text = f"{what} matches what is not linear: {why.split()[2].rstrip('(')}"
     return RecipeError(text, where="method.targets", fix=fix)
@@ -275,6 +319,7 @@ def _last(name: str) -> str:
 
 
 def _linear(model: PreTrainedModel) -> list[tuple[str, Module]]:
-    import torch
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D  # GPT-2's
 
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Linear | Conv1D)]

@@ -27,7 +27,7 @@ class Source(Section):
     """Samples seen in an epoch; another way to say weight."""
     system: str | None = None
     """System prompt for samples that have none in the data."""
-    condition: str | None = None
+    condition: str | None = Field(None, min_length=1)
     """What is preferred here, as a system prompt in front of any other. Of a reward model: accuracy is told for each
     condition. Online: the model that answers is not told, only the reward model that judges."""
 
@@ -109,3 +109,11 @@ class Data(Section):
     """Without packing: steps of samples of about the same length, which are padded less."""
     defects: Defects = Defects()
     """What is done about records that are not as they should be."""
+
+    @model_validator(mode="after")
+    def _grouped(self):
+        if self.group_by_length and self.packing:
+            raise conflict(
+                "packed rows have no padding to save; set packing = False", "group_by_length", "packing"
+            )
+        return self

@@ -12,7 +12,7 @@ from xtune.recipe.section import Section, conflict
 
 class Full(Section):
     kind: Literal["full"]
-    """Train all weights."""
+    """Train all weights, in float32."""
 
 
 class Lora(Section):
@@ -26,7 +26,7 @@ class Lora(Section):
     """Dropout on the adapters' input."""
     targets: str | list[str] = "all-linear"
     """Linear layers that get an adapter: "all-linear" (all but the output layer), "attention", their names, or a regex
-    that whole names match."""
+    that their whole names match."""
     layers: list[int] | None = Field(None, min_length=1)
     """Numbers of the layers that get adapters, from 0. None: all."""
     rslora: bool = False
@@ -68,8 +68,8 @@ class Qlora(Lora):
     """Low-rank adapters beside weights quantised to 4-bit NF4 (Dettmers et al. 2023), or 8-bit."""
     bits: Literal[4, 8] = 4
     """Of the base weights: 4 (NF4), or 8 (LLM.int8, Dettmers et al. 2022)."""
-    double_quantization: bool = True
-    """Of 4 bits: quantise the quantisation constants too: 0.4 bit less per weight."""
+    double_quantization: bool | None = None
+    """Of 4 bits: quantise the quantisation constants too: 0.4 bit less per weight. None: with 4 bits, True."""
 
     @model_validator(mode="after")
     def _quantised(self):
@@ -83,4 +83,8 @@ class Qlora(Lora):
                 "dora",
                 "bits",
             )
+        if self.bits == 8 and self.double_quantization is not None:
+            raise conflict("8 bits have no constants to quantise again", "double_quantization", "bits")
+        if self.bits == 4 and self.double_quantization is None:
+            object.__setattr__(self, "double_quantization", True)  # frozen from here on
         return self

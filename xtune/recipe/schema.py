@@ -40,7 +40,8 @@ class Model(Section):
     added_tokens: list[str] = []
     """Tokens that the model is to have besides its own, each never split: ["<tool>", "</tool>"]. They are trained."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the base weights; "auto" is bfloat16 where the device multiplies it fast, else float32."""
+    """Type of the base weights; "auto" is bfloat16 where the device multiplies it fast, else float32. Full training is
+    always of float32 weights."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel; "auto" is the fastest that keeps packed samples apart on this device."""
     norm_head: bool | None = None
@@ -94,8 +95,8 @@ class Train(Section):
     """Steps in which the learning rate rises from 0: a share below 1, or a number."""
     decay: float | None = Field(None, gt=0, lt=1)
     """Of wsd: share of the steps in which the learning rate falls to 0. None: 0.1."""
-    batch_size: int = Field(8, ge=1)
-    """Samples per optimizer step, over all devices."""
+    batch_size: int | None = Field(None, ge=1)
+    """Samples per optimizer step, over all devices. None: 8, or as many as batch_tokens hold."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Samples per forward pass; must divide batch_size. None: all of batch_size at once; grpo and rloo: one prompt with
     its answers."""
@@ -105,7 +106,7 @@ class Train(Section):
     """Passes over the data. Default 3 where steps is not given."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps; give this or epochs."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Of initialisation, data order and dropout."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay."""
@@ -129,21 +130,41 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        size, micro = self.batch_size, self.micro_batch_size
         if self.steps is not None and self.epochs is not None:
             raise conflict("give steps or epochs, not both", "steps", "epochs")
-        if micro and size % micro:
-            raise conflict(f"{micro} does not divide batch_size {size}", "micro_batch_size", "batch_size")
-        if self.batch_tokens and hasattr(self.objective, "completions"):
-            raise conflict(
-                "prompts are counted, whose answers have no length yet; give batch_size", "batch_tokens"
-            )
+        self._check_batch()
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise conflict("give a share below 1, or a whole number of steps", "warmup")
+        if self.steps is not None and self.warmup >= self.steps:
+            raise conflict(f"all {self.steps} steps would be warm-up", "warmup", "steps")
         self._check_spread()
         if self.decay is not None and self.schedule != "wsd":
             raise conflict('only schedule = "wsd" has a decay of its own', "decay", "schedule")
         return self
+
+    def _check_batch(self) -> None:
+        """Whether what is said of a step's size goes together; batch_size is filled in where it is what counts."""
+        size, micro = self.batch_size, self.micro_batch_size
+        if self.batch_tokens is None:
+            size = 8 if size is None else size
+            object.__setattr__(self, "batch_size", size)  # frozen from here on
+            if micro and size % micro:
+                raise conflict(f"{micro} does not divide batch_size {size}", "micro_batch_size", "batch_size")
+            return
+        if hasattr(self.objective, "completions"):
+            raise conflict(
+                "prompts are counted, whose answers have no length yet; give batch_size", "batch_tokens"
+            )
+        if size is not None:
+            raise conflict(
+                "give batch_tokens or batch_size, and None for the other", "batch_tokens", "batch_size"
+            )
+        if micro is not None:
+            raise conflict(
+                "with batch_tokens, a forward pass takes up to data.max_length; leave it out",
+                "micro_batch_size",
+                "batch_tokens",
+            )
 
     def _check_spread(self) -> None:
         """Whether what is spread over processes goes with the optimizer."""
@@ -151,12 +172,16 @@ class Train(Section):
             raise conflict(
                 "DeepSpeed and FSDP both spread the weights: give one of them", "fsdp", "deepspeed"
             )
-        if (self.deepspeed or self.fsdp) and self.optimizer in ("adafactor", "galore"):
+        if self.fsdp and self.optimizer != "adamw":
+            raise conflict(
+                f'FSDP spreads the state of "adamw" only, not of {self.optimizer}', "optimizer", "fsdp"
+            )
+        if self.deepspeed and self.optimizer in ("adafactor", "galore"):
             raise conflict(
                 f"{self.optimizer} needs whole matrices, of which each process has only a part here; "
                 'use "adamw" or "adamw_8bit"',
                 "optimizer",
-                "deepspeed" if self.deepspeed else "fsdp",
+                "deepspeed",
             )
         if (self.deepspeed or "").endswith("offload") and self.optimizer.startswith("paged"):
             raise conflict(
@@ -192,9 +217,42 @@ class Recipe(Section):
     """Names the run directory; the recipe's file name unless given."""
 
     @model_validator(mode="after")
+    def _all_weights(self):
+        if isinstance(self.method, Full) and self.model.dtype == "float16":
+            raise conflict(
+                "float16 is for weights that stay as they are: small steps are lost in it, and AdamW's divisors "
+                'are 0; full training needs dtype = "auto"',
+                "model",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _documents(self):
+        for number, source in enumerate(self.data.sources if self.train.objective.kind == "pretrain" else ()):
+            for option in ("system", "condition"):
+                if getattr(source, option) is not None:
+                    raise conflict(
+                        f"sources.{number}.{option} is a system prompt, which the documents of pretrain have not",
+                        "data",
+                        "train",
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _answers(self):
         if self.train.objective.kind == "reward" and self.probe.prompts:
             raise conflict("a reward model answers nothing: leave out its prompts", "probe", "train")
+        return self
+
+    @model_validator(mode="after")
+    def _too_long(self):
+        kind, overlong = self.train.objective.kind, self.data.overlong
+        if kind not in {"cut_turns": ("sft",), "split": ("sft", "pretrain")}.get(overlong, (kind,)):
+            raise conflict(
+                f'overlong = "{overlong}" makes no sense of what {kind} learns from; use "drop" or "cut"',
+                "data",
+                "train",
+            )
         return self
 
     @model_validator(mode="after")
@@ -206,6 +264,17 @@ class Recipe(Section):
             raise conflict(f"sequence_parallel does not go with objective {kind}", "train")
         if not self.data.packing:
             raise conflict("sequence_parallel spreads packed rows; set data.packing = True", "train")
+        return self
+
+    @model_validator(mode="after")
+    def _spread_adapters(self):
+        if not self.train.fsdp or isinstance(self.method, Full):
+            return self
+        instead = 'with FSDP; train.deepspeed = "zero3" does the same and takes it'
+        if self.model.added_tokens:
+            raise conflict(f"rows of single tokens are not trained {instead}", "model", "train")
+        if self.method.init not in ("default", "gaussian"):
+            raise conflict(f'init = "{self.method.init}" does not go {instead}', "method", "train")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -69,19 +70,22 @@ def schedule(train: Train, steps: int) -> dict[str, Any]:
 
 
 def loraplus_optimizer(model: PeftModel, arguments: TrainingArguments, ratio: float) -> Optimizer:
-    """LoRA+: the optimizer of `arguments`, with `ratio` times its learning rate for B."""
-    from peft.optimizers import create_loraplus_optimizer
+    """LoRA+: the optimizer of `arguments`, with `ratio` times its learning rate for B. (PEFT's own function
+    raises that of DoRA's lengths too, and not that of an embedding's B.)"""
     from transformers import Trainer
 
     optimizer, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
-    return create_loraplus_optimizer(
-        model,
-        optimizer,
-        loraplus_lr_ratio=ratio,
-        loraplus_weight_decay=arguments.weight_decay,
-        loraplus_lr_embedding=arguments.learning_rate,
-        **options,
-    )
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    second = {name for name in trained if re.search(r"\.lora_(embedding_)?B\.", name)}
+    groups = [
+        {
+            "params": [weight for name, weight in trained.items() if (name in second) == is_second],
+            "lr": arguments.learning_rate * (ratio if is_second else 1),
+            "weight_decay": arguments.weight_decay,
+        }
+        for is_second in (False, True)
+    ]
+    return optimizer(groups, **options)
 
 
 def make_galore_resumable(optimizer: Optimizer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xtune.families import find_family
+from xtune.families import find_family, read_config
 from xtune.families.choose_template import Choice, choose_template
 from xtune.families.embedded import model_directory
 from xtune.families.family import Options
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def tokenizer_and_template(model: Model) -> tuple[PreTrainedTokenizerFast, Choice]:
-    """With the tokens that the recipe adds."""
+    """With the tokens that the recipe adds. Raises UsageError where `model.path` is no model."""
+    read_config(model_directory(model.path))
     tokenizer = load_tokenizer(model.path, family=model.family, added_tokens=model.added_tokens)
     choice = choose_template(
         model.template,
@@ -49,11 +50,11 @@ def trainable_model(recipe: Recipe) -> PreTrainedModel:
     model = load_model(
         options.path,
         # Small steps on bfloat16 weights are rounded away: all of them are trained in float32.
-        dtype="float32" if full and options.dtype == "auto" else options.dtype,
+        dtype="float32" if full else options.dtype,
         bits=method.bits if qlora else None,
         attention=options.attention,
         options=Options.of(options),
-        double_quantization=qlora and method.double_quantization,
+        double_quantization=qlora and bool(method.double_quantization),
         device="cpu" if on_cpu else None,
     )
     if recipe.data.packing:
