@@ -4,20 +4,25 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from tests.conftest import QUICKSTART
 from tests.training.test_sft import largest_difference, weights
-from xtune.errors import RecipeError
+from xtune.cli.train import train as train_command
+from xtune.errors import RecipeError, UsageError
 from xtune.recipe.load import load_recipe
 from xtune.recipe.overrides import parse_overrides
+from xtune.recipe.schema import Train
 from xtune.run.directory import Run
-from xtune.training.checkpoints import newest_checkpoint
+from xtune.training.checkpoints import newest_checkpoint, processes_of
+from xtune.training.held_out import HeldOutLoss
 from xtune.training.train import prepare, resume
 from xtune.training.train import train as train_here
 
@@ -132,6 +137,8 @@ def test_spread_weights_train_alike(train, name, options, method):
     agree(alone, spread)
     if "deepspeed" in options[0]:
         assert "auto" not in (spread.path / "deepspeed.json").read_text()
+    if "train.fsdp=True" in options:  # of which accelerate says nothing where it leaves it out
+        assert (spread.checkpoints / "checkpoint-6" / "pytorch_model_fsdp.bin").is_file()
 
 
 @pytest.mark.slow
@@ -187,17 +194,134 @@ def test_when_one_process_is_killed_all_end_with_one_message(folder):
     assert newest_checkpoint(run.checkpoints)
 
 
-def in_rank_1(folder, code: str) -> dict[str, str]:
-    """An environment in which a process of rank 1 begins with this code."""
-    (folder / "sitecustomize.py").write_text(f'import os\nif os.environ.get("RANK") == "1":\n    {code}\n')
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_launcher_that_ends_leaves_nothing(train, folder, tmp_path, sent):
+    run = without_last_steps(train("two"), f"launcher-{sent}", 2)
+    command = [sys.executable, "-m", "xtune", "train", "--resume", run.path.name, "--nproc", "2"]
+    launcher = subprocess.Popen(
+        command, cwd=folder, env=environment(TMPDIR=str(tmp_path)), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while len(processes := psutil.Process(launcher.pid).children()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    launcher.send_signal(sent)
+    _, told = launcher.communicate(timeout=60)
+    assert not psutil.wait_procs(processes, timeout=30)[1]
+    if sent != signal.SIGKILL:
+        assert launcher.returncode == 128 + sent
+        assert f"xtune train --resume {run.path.name} --nproc 2" in told
+        assert not list(tmp_path.iterdir())
+    assert run.result is None
+
+
+def in_ranks(numbers: str, folder, code: str) -> dict[str, str]:
+    """An environment in which processes of these ranks begin with this code."""
+    (folder / "sitecustomize.py").write_text(
+        f'import os\nif os.environ.get("RANK", "none") in {numbers!r}:\n    {code}\n'
+    )
     return environment(PYTHONPATH=str(folder))
+
+
+def test_debug_shows_where_a_process_failed(folder, tmp_path, xtune):
+    broken = in_ranks("01", tmp_path, "import sys; sys.modules['xtune.training.start'] = None")
+    ended = xtune(
+        "--debug", "train", "recipe.py", "--run-dir", "broken", "--nproc", 2, cwd=folder, env=broken
+    )
+    assert ended.returncode == 1
+    assert "from xtune.training.start import" in ended.stderr
+    assert not (folder / "broken").exists()
+
+
+def test_a_process_that_waits_for_one_that_failed_says_nothing(tmp_path):
+    (tmp_path / "fail.py").write_text(
+        "from xtune.errors import DataError\n"
+        "from xtune.ranks import rank\n"
+        "from xtune.training.group import joined, reporting\n"
+        "with reporting(), joined():\n"
+        "    if rank() == 0:\n"
+        "        raise DataError('Nothing.')\n"
+    )
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "fail.py"],
+            cwd=tmp_path,
+            env=environment(RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    told = [process.communicate(timeout=60)[1] for process in ranks]
+    assert "Rank 0 of 2: Nothing." in told[0]
+    assert (told[1], ranks[1].returncode) == ("", 4)
+
+
+def test_a_dry_run_counts_the_processes(folder):
+    options = ["--nproc", "2", "--dry-run", "--set", "train.sequence_parallel=2"]
+    ended = CliRunner().invoke(train_command, [str(folder / "recipe.py"), *options])
+    assert ended.exit_code == 0, ended.output
+    assert "in 2 processes" in ended.output
+
+
+def break_saving(patch, step: int) -> None:
+    """Fail at the checkpoint of a step, after transformers has written it and before the manifest is."""
+    measure = HeldOutLoss.on_save
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise OSError("broken")
+        measure(self, args, state, control, **kwargs)
+
+    patch.setattr(HeldOutLoss, "on_save", on_save)
+
+
+def test_a_checkpoint_is_kept_until_the_next_is_whole(folder, monkeypatch):
+    recipe = load_recipe(folder / "recipe.py", {"train.keep_checkpoints": 1})
+    with monkeypatch.context() as patch:
+        break_saving(patch, 4)
+        with pytest.raises(OSError, match="broken"):
+            train_here(recipe, run_dir=folder / "one-kept")
+    run = Run(folder / "one-kept")
+    assert newest_checkpoint(run.checkpoints).name == "checkpoint-2"
+    resume(run.path)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-6"]
+
+
+def test_a_failed_run_with_deepspeed_does_not_stop_the_next(train, folder, monkeypatch):
+    zero1 = {"train.deepspeed": "zero1"}
+    with monkeypatch.context() as patch:
+        break_saving(patch, 2)
+        with pytest.raises(OSError, match="broken"):
+            train_here(load_recipe(folder / "recipe.py", zero1), run_dir=folder / "failed")
+    for name, options in (("zero1-again", zero1), ("without", {})):
+        run = train_here(load_recipe(folder / "recipe.py", options), run_dir=folder / name)
+        agree(train("one", nproc=1), run)
+
+
+def test_only_adamw_goes_on_with_another_number_under_deepspeed(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"zero": 1, "processes": 2}')
+    assert processes_of(tmp_path, Train(deepspeed="zero1")) == 2
+    with pytest.raises(UsageError, match="lion") as told:
+        processes_of(tmp_path, Train(deepspeed="zero1", optimizer="lion"))
+    assert "--nproc 2" in told.value.fix
 
 
 @pytest.mark.slow
 def test_a_full_disk_of_one_process_ends_all(folder, tmp_path, xtune):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, -1))"
     ended = xtune(
-        "train", "recipe.py", "--run-dir", "full", "--nproc", 2, cwd=folder, env=in_rank_1(tmp_path, limit)
+        "train",
+        "recipe.py",
+        "--run-dir",
+        "full",
+        "--nproc",
+        2,
+        cwd=folder,
+        env=in_ranks("1", tmp_path, limit),
     )
     assert ended.returncode == 4
     assert ended.stderr.count("error") == 1
@@ -212,7 +336,7 @@ def test_processes_with_different_data_do_not_train(folder, tmp_path, tiny_model
         (tmp_path / name / "recipe.py").write_text(text)
         data = (QUICKSTART / "identity.jsonl").read_text().splitlines(keepends=True)[:lines]
         (tmp_path / name / "data.jsonl").write_text("".join(data))
-    elsewhere = in_rank_1(tmp_path, f"os.chdir({str(tmp_path / 'there')!r})")
+    elsewhere = in_ranks("1", tmp_path, f"os.chdir({str(tmp_path / 'there')!r})")
     ended = xtune(
         "train", "recipe.py", "--run-dir", "run", "--nproc", 2, cwd=tmp_path / "here", env=elsewhere
     )
@@ -240,7 +364,9 @@ def test_under_torchrun_it_trains_the_same(train, folder):
     [
         ({"train.deepspeed": "zero2", "train.fsdp": True}, "give one of them"),
         ({"train.deepspeed": "zero1", "train.optimizer": "adafactor"}, "needs whole matrices"),
-        ({"train.fsdp": True, "train.optimizer": "galore"}, "needs whole matrices"),
+        ({"train.fsdp": True, "train.optimizer": "adamw_8bit"}, 'state of "adamw" only'),
+        ({"train.fsdp": True, "method.init": "pissa"}, 'init = "pissa" does not go with FSDP'),
+        ({"train.fsdp": True, "model.added_tokens": ["<x>"]}, "rows of single tokens"),
         ({"train.deepspeed": "zero3_offload", "train.optimizer": "paged_adamw_8bit"}, "on the CPU"),
     ],
 )

@@ -212,6 +212,26 @@ def test_a_finished_run_goes_on_for_more_steps(tiny_model, tmp_path):
     assert largest_difference(weights(longer), weights(whole)) == 0
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_a_resumed_run_follows_what_its_recipe_says_by_then_and_keeps_it(tiny_model, tmp_path, schedule):
+    options = {"schedule": schedule, "warmup": 0.0}
+    changes = {"train.steps": 6, "train.lr": 5e-4, "train.weight_decay": 0.1}
+    run = train(recipe(tiny_model, steps=2, checkpoint_every=1, **options), run_dir=tmp_path / "run")
+    resume(run.path, changes)
+    whole = train(recipe(tiny_model, steps=6, lr=5e-4, **options), run_dir=tmp_path / "whole")
+    rates = [[line["lr"] for line in one.metrics()[2:]] for one in (run, whole)]
+    assert rates[0] == rates[1]
+    state = torch.load(run.checkpoints / "checkpoint-6" / "optimizer.pt", weights_only=True)
+    assert {group["weight_decay"] for group in state["param_groups"] if group["weight_decay"]} == {0.1}
+    kept, lines = weights(run), run.metrics()
+    shutil.rmtree(run.checkpoints / "checkpoint-6")
+    shutil.rmtree(run.result)
+    assert (
+        largest_difference(weights(resume(run.path)), kept) == 0
+    )  # without the changes: they are its recipe's now
+    assert [line["loss"] for line in run.metrics()] == [line["loss"] for line in lines]
+
+
 def test_a_run_directory_is_never_overwritten(tiny_model, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(UsageError, match="exists"):
@@ -239,7 +259,7 @@ def test_what_matters_in_trainer_is_set_by_us(tiny_model, tmp_path):
 
 
 def test_steps_by_tokens_with_samples_held_out(tiny_model, tmp_path):
-    asked = recipe(tiny_model, batch_tokens=512, steps=None, epochs=2)
+    asked = recipe(tiny_model, batch_tokens=512, batch_size=None, steps=None, epochs=2)
     data = asked.data.model_copy(update={"max_length": 256, "held_out": 0.1})
     run = train(asked.model_copy(update={"data": data}), run_dir=tmp_path / "run")
     steps = run.metrics()

@@ -49,8 +49,12 @@ def generate(
         def __call__(self, input_ids, scores, **kwargs):
             return torch.full((len(input_ids),), cancelled.is_set(), device=input_ids.device)
 
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
     def work() -> None:
         try:
+            if device is not None:  # a thread begins with the first one, where ZeRO-3 would gather weights
+                torch.cuda.set_device(device)
             with torch.inference_mode():
                 model.generate(
                     input_ids=ids,

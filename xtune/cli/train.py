@@ -45,7 +45,7 @@ def train(recipe, overrides, run_dir, resume_dir, nproc, dry_run):
             from xtune.training.train import describe, prepare
 
             loaded = load_recipe(recipe, values)
-            click.echo(describe(loaded, prepare(loaded)))
+            click.echo(describe(loaded, prepare(loaded, max(nproc, ranks()))))
             return
         if nproc > 1:
             _launch(recipe, overrides, values, run_dir, resume_dir, nproc)

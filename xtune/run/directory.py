@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import platform
+import socket
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -94,9 +95,26 @@ def create_run(recipe: Recipe, path: Path) -> Run:
     """Make the directory of a new run."""
     path.mkdir(parents=True)
     run = Run(path)
-    run.recipe_file.write_text(recipe_source(recipe), encoding="utf-8")
+    write_recipe(run, recipe)
     run.write_json("environment.json", _environment())
     return run
+
+
+def write_recipe(run: Run, recipe: Recipe) -> None:
+    """The recipe of a run, in the place of the one it had."""
+    work = run.path / ".recipe.py"
+    work.write_text(recipe_source(recipe), encoding="utf-8")
+    work.replace(run.recipe_file)
+
+
+def check_seen(run: Run) -> None:
+    """Raise UsageError where this process does not see the run directory that another has made."""
+    if not is_run(run.path):
+        raise UsageError(
+            f"The run directory {run.path} is not to be seen from {socket.gethostname()}.",
+            where="--run-dir",
+            fix="Name a directory on a disk that all machines share.",
+        )
 
 
 def open_run(path: Path) -> Run:

@@ -51,11 +51,14 @@ def make_ready(named: str) -> None:
         ) from None
 
 
-def deepspeed_config(recipe: Recipe, passes: int, on_gpu: bool) -> dict[str, Any] | None:
+def deepspeed_config(
+    recipe: Recipe, passes: int, on_gpu: bool, processes: int | None = None
+) -> dict[str, Any] | None:
     """The dict that DeepSpeed takes, complete; None where the recipe does not want it. On GPUs weights are bfloat16,
     and the optimizer keeps them in float32.
 
-    passes   forward passes of each process in a step
+    passes      forward passes of each process in a step
+    processes   default: those that run
 
     Raises RecipeError where a file of the user's says otherwise than the recipe.
     """
@@ -65,7 +68,7 @@ def deepspeed_config(recipe: Recipe, passes: int, on_gpu: bool) -> dict[str, Any
     ours = {
         "train_micro_batch_size_per_gpu": 1,  # one ready-made forward pass
         "gradient_accumulation_steps": passes,
-        "train_batch_size": passes * ranks(),
+        "train_batch_size": passes * (processes or ranks()),
         "gradient_clipping": train.max_grad_norm,
         "zero_allow_untested_optimizer": True,  # the recipe's, from torch
         "zero_force_ds_cpu_optimizer": False,  # torch's is as fast, and DeepSpeed's has to be compiled

@@ -20,6 +20,9 @@ def gather(model: nn.Module, train: Train, *, frozen: bool) -> None:
     """
     if not train.deepspeed and not train.fsdp:
         return
+    for module in model.modules() if train.fsdp else ():
+        if hasattr(module, "reshard"):  # what the last forward pass has left whole, would be put back later
+            module.reshard()
     whole: dict[int, nn.Parameter] = {}  # by the parameter that it replaces: one may be in several modules
     for module, name, parameter in list(_parameters(model)):
         if not (frozen or parameter.requires_grad):

@@ -6,24 +6,34 @@ only where nobody knows more.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 from xtune.errors import ResourceError, UsageError, UserError
 from xtune.ranks import local_rank, name_as_torchrun, rank, ranks
+from xtune.training.heartbeat import SILENCE, heartbeats
+
+JOINING = timedelta(minutes=5)
+WORKING = timedelta(hours=1)
+"""How long a process waits for others: to start, and in training."""
 
 ERROR_FILE = "XTUNE_ERROR_FILE"
 """Environment variable: where a process that xtune's own launcher started writes why it failed."""
+
+LAUNCHER = "XTUNE_LAUNCHER"
+"""Environment variable: the launcher's process id."""
 
 
 class LostProcess(ResourceError):
@@ -34,18 +44,55 @@ class LostProcess(ResourceError):
 def joined(alone: bool = False) -> Iterator[None]:
     """Within, the processes of this run can talk to each other, over NCCL and gloo, or gloo on CPUs.
 
-    alone   make a group even of a single process, as DeepSpeed wants one
+    alone   make a group even of a single process, as DeepSpeed and FSDP want one
     """
     name_as_torchrun()
-    if ranks() == 1 and not alone:
-        yield
+    if ranks() == 1:
+        with _group_of_one() if alone else nullcontext():
+            yield
         return
+    from torch import distributed
+
+    _make_group()
+    # The others wait while process 0 answers probes and writes the result.
+    distributed.distributed_c10d._set_pg_timeout(WORKING, distributed.group.WORLD)
+    with heartbeats(_give_up):
+        yield
+        # Left to the interpreter's end, the threads of gloo may find the others gone, and abort.
+        gathered(None)
+    distributed.destroy_process_group()
+
+
+@contextmanager
+def _group_of_one() -> Iterator[None]:
+    """What DeepSpeed and FSDP want even of a single process, which may train without them afterwards, and with them
+    again: only the group stays, of which DeepSpeed keeps hold."""
+    import torch
+    from torch import distributed
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    ours |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # else accelerate chooses
+    before = dict(os.environ)
+    os.environ.update(ours)
+    try:
+        if not distributed.is_initialized():
+            _make_group()
+            atexit.register(distributed.destroy_process_group)  # else NCCL complains
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        theirs = [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]
+        for name in (*ours, *theirs):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def _make_group() -> None:
     import torch
     from torch import distributed
 
-    if ranks() == 1:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else accelerate chooses
     backend = "gloo"
     if torch.cuda.is_available():
         if local_rank() >= torch.cuda.device_count():
@@ -56,12 +103,47 @@ def joined(alone: bool = False) -> Iterator[None]:
             )
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
-    # The others wait while process 0 answers probes and writes the result.
-    distributed.init_process_group(backend, timeout=timedelta(hours=1))
-    yield
-    # Left to the interpreter's end, the threads of gloo may find the others gone, and abort.
-    distributed.barrier()
-    distributed.destroy_process_group()
+    _check_interface()
+    try:
+        distributed.init_process_group(backend, timeout=JOINING)
+    except RuntimeError as error:
+        raise _not_joined(error) from error
+
+
+def _check_interface() -> None:
+    names = [name for _, name in socket.if_nameindex()]
+    chosen = os.environ.get("GLOO_SOCKET_IFNAME", "")
+    if missing := [name for name in chosen.split(",") if name and name not in names]:
+        raise UsageError(
+            f"This machine, {socket.gethostname()}, has no network interface {missing[0]}.",
+            where="GLOO_SOCKET_IFNAME",
+            fix=f"It has {', '.join(names)}. Where machines differ, set it on each.",
+        )
+
+
+def _not_joined(error: RuntimeError) -> ResourceError:
+    return ResourceError(
+        f"The {ranks()} processes of this run did not find each other in {JOINING.seconds // 60} minutes: "
+        + str(error).splitlines()[0],
+        where=f"process {rank()} on {socket.gethostname()}, looking for process 0 at "
+        f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
+        fix="Another process may have said why. Else its machine cannot be reached there, or GLOO_SOCKET_IFNAME has "
+        "to name the network interface.",
+    )
+
+
+def _give_up(other: int) -> None:
+    """End this process, because another is silent; the first one that is left tells it."""
+    error = LostProcess(
+        f"Rank {other} of {ranks()} has not been heard of for {SILENCE:.0f} seconds: it hangs, or its machine is down "
+        "or cut off.",
+        fix=f"See to that machine, then go on with: {way_on()}",
+    )
+    if file := os.environ.get(ERROR_FILE):
+        _write_error(Path(file), error, error.exit_code)
+    elif rank() == (1 if other == 0 else 0):
+        print(f"error: {error}", file=sys.stderr)
+    _leave(error.exit_code)
 
 
 @contextmanager
@@ -123,6 +205,13 @@ def has_launcher() -> bool:
     return ERROR_FILE in os.environ
 
 
+def way_on(run: str | Path = "RUN", processes: int = 1) -> str:
+    """The command that continues a run. `processes`: of xtune's own launcher, which its processes know."""
+    if has_launcher():
+        processes = ranks()
+    return f"xtune train --resume {run}" + (f" --nproc {processes}" if processes > 1 else "")
+
+
 def lost(error: Exception, run: str | Path = "RUN") -> LostProcess | None:
     """What to raise for an error that says that another process can no longer be reached; None for others."""
     from torch import distributed
@@ -132,11 +221,13 @@ def lost(error: Exception, run: str | Path = "RUN") -> LostProcess | None:
         return None
     if not isinstance(error, distributed.DistError) and not re.search("gloo|closed by peer|nccl", text, re.I):
         return None
-    host = re.search(r"closed by peer \[([^\]]+)\]", text)
+    host = re.search(r"\[([\da-f.:]+)\]:\d+", text)
+    dead = "by peer" in text  # as gloo says where a connection closes; other texts tell more
     return LostProcess(
-        f"Another process of this run{f', on {host[1]},' if host else ''} failed or died: {text.splitlines()[0]}",
+        f"Another process of this run{f', on {host[1]},' if host else ''} failed or died"
+        + ("." if dead else f": {text.splitlines()[0]}"),
         where=str(run),
-        fix=f"What it said, or its launcher, tells why. Then: xtune train --resume {run}",
+        fix=f"What it said, or its launcher, tells why. Then: {way_on(run)}",
     )
 
 
@@ -154,6 +245,8 @@ def reporting() -> Iterator[None]:
     file = os.environ.get(ERROR_FILE)
     if file and sys.platform == "linux":  # end with the launcher, however that ends
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(os.environ[LAUNCHER]):  # it ended before that
+            _leave(128 + signal.SIGTERM)
     try:
         yield
     except KeyboardInterrupt:

@@ -7,32 +7,34 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from xtune.errors import ResourceError, UserError
 from xtune.terminal import messages
-from xtune.training.group import ERROR_FILE
+from xtune.training.group import ERROR_FILE, LAUNCHER, way_on
 
 _FAREWELL = 5.0  # seconds that the others get to end by themselves, and to say what they know
 _POLL = 0.1
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
     """`xtune train ARGUMENTS` in each of so many processes, which write to the directory `run`.
 
-    Only rank 0 has the terminal. If one fails the others are ended, and its error is raised; what it wrote is kept
-    in RUN/ranks. Ctrl-C ends all.
+    Only rank 0 has the terminal. If one fails the others are ended, and its error is raised, whose cause is what it
+    wrote; that is kept in RUN/ranks, too. Ctrl-C, SIGTERM and SIGHUP end all.
     """
-    with tempfile.TemporaryDirectory(prefix="xtune-") as folder, ExitStack() as stack:
+    with ExitStack() as stack:
+        stack.enter_context(_raising(run, processes))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="xtune-"))
         started: list[subprocess.Popen] = []
         stack.callback(_end, started)
         port = _free_port()
@@ -56,14 +58,36 @@ def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
                 process.send_signal(signal.SIGINT)
             _wait_for_all(started, _FAREWELL)
             if run.is_dir():
-                again = f"xtune train --resume {run} --nproc {processes}"
-                messages().print(f"Stopped. Continue with: {again}", soft_wrap=True)
+                messages().print(f"Stopped. Continue with: {way_on(run, processes)}", soft_wrap=True)
             raise
         if any(process.returncode for process in started):
             _wait_for_all(started, _FAREWELL)
             ended = [process.poll() for process in started]
             _end(started)
             raise _why(ended, Path(folder), run)
+
+
+@contextmanager
+def _raising(run: Path, processes: int) -> Iterator[None]:
+    """Within, a signal to end is an exception, on whose way out all are ended."""
+
+    def end(number: int, _) -> None:
+        for each in before:  # one is enough
+            signal.signal(each, signal.SIG_IGN)
+        name = signal.Signals(number).name
+        error = UserError(f"Ended by {name}.", fix=way_on(run, processes) if run.is_dir() else None)
+        error.exit_code = 128 + number
+        raise error
+
+    handlers = {each: signal.getsignal(each) for each in _ENDING}
+    before = {each: handler for each, handler in handlers.items() if handler != signal.SIG_IGN}  # as by nohup
+    for each in before:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str, str]:
@@ -77,6 +101,7 @@ def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        LAUNCHER: str(os.getpid()),
         ERROR_FILE: str(folder / f"rank{rank}.json"),
     }
 
@@ -107,27 +132,45 @@ def _end(started: Sequence[subprocess.Popen]) -> None:
 
 
 def _why(ended: Sequence[int | None], folder: Path, run: Path) -> Exception:
-    """The error of the process that failed first: others fail because it is gone. `ended`: exit codes by rank."""
+    """The error of the process that failed first, and what it wrote: others fail because it is gone. `ended`: exit
+    codes by rank."""
     told = {
         rank: json.loads(file.read_text(encoding="utf-8"))
         for rank in range(len(ended))
         if (file := folder / f"rank{rank}.json").is_file()
     }
+    output = {
+        rank: _text(folder / f"rank{rank}.log") + told.get(rank, {}).get("traceback", "")
+        for rank in range(len(ended))
+    }
     if run.is_dir():
         with suppress(OSError):  # of a full disk there is something else to tell
-            _keep_output(told, folder, run / "ranks")
-    by_user = [about for about in told.values() if not about["lost"] and about["code"] != 1]
+            _keep(output, run / "ranks")
+    by_user = [rank for rank, about in told.items() if not about["lost"] and about["code"] != 1]
     silent = [rank for rank, code in enumerate(ended) if code and rank not in told]
     if by_user or not silent:
-        return _error((by_user or sorted(told.values(), key=lambda about: about["lost"]))[0], run)
-    (rank, *_), code = silent, ended[silent[0]]
-    how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+        rank = (by_user or sorted(told, key=lambda rank: told[rank]["lost"]))[0]
+        error = _error(told[rank], run)
+    else:
+        rank, code = silent[0], ended[silent[0]]
+        error = ResourceError(
+            f"Rank {rank} of {len(ended)} {_end_of(code)}.",
+            where=_last_line(output[rank]),
+            fix=way_on(run, len(ended)) if run.is_dir() else None,
+        )
+    error.__cause__ = _Output(f"\n{output[rank]}")
+    return error
+
+
+class _Output(Exception):
+    """What a process wrote that failed, with its traceback: `--debug` shows it as the cause of the launcher's error."""
+
+
+def _end_of(code: int) -> str:
+    if code > 0:
+        return f"ended with exit code {code}"
     hint = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
-    return ResourceError(
-        f"Rank {rank} of {len(ended)} {how}{hint}.",
-        where=_last_line(folder / f"rank{rank}.log"),
-        fix=f"xtune train --resume {run} --nproc {len(ended)}" if run.is_dir() else None,
-    )
+    return f"was killed ({signal.Signals(-code).name}){hint}"
 
 
 def _error(about: dict, run: Path) -> Exception:
@@ -138,15 +181,16 @@ def _error(about: dict, run: Path) -> Exception:
     return error
 
 
-def _keep_output(told: dict[int, dict], folder: Path, ranks: Path) -> None:
+def _keep(output: dict[int, str], ranks: Path) -> None:
     ranks.mkdir(exist_ok=True)
-    for rank, about in told.items():
-        with open(folder / f"rank{rank}.log", "a", encoding="utf-8") as file:
-            file.write(about["traceback"])
-    for file in folder.glob("*.log"):
-        shutil.copy(file, ranks)
+    for rank, text in output.items():
+        if text:
+            (ranks / f"rank{rank}.log").write_text(text, encoding="utf-8")
 
 
-def _last_line(log: Path) -> str | None:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    return next((line for line in reversed(lines) if line.strip()), None)
+def _last_line(text: str) -> str | None:
+    return next((line for line in reversed(text.split("\n")) if line.strip()), None)
+
+
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""

@@ -24,14 +24,22 @@ from xtune.families.family import Options
 from xtune.home import is_disk_full
 from xtune.ranks import rank, ranks
 from xtune.recipe.load import load_recipe
-from xtune.recipe.schema import Full, Recipe
+from xtune.recipe.schema import Full, Recipe, Train
 from xtune.recipe.write import recipe_source
 from xtune.run.curve import draw_loss
-from xtune.run.directory import Run, create_run, new_run_path, open_run, versions
+from xtune.run.directory import (
+    Run,
+    check_seen,
+    create_run,
+    new_run_path,
+    open_run,
+    versions,
+    write_recipe,
+)
 from xtune.run.target import Target
 from xtune.templates.template import Template
 from xtune.terminal import messages, quiet_libraries
-from xtune.training.group import has_launcher, joined, lost, of_first, together
+from xtune.training.group import has_launcher, joined, lost, of_first, together, way_on
 from xtune.training.start import tokenizer_and_template, trainable_model
 
 if TYPE_CHECKING:
@@ -47,6 +55,7 @@ class Preparation:
     dataset: Dataset
     plan: Plan
     held_out: list[int]
+    processes: int
 
     @property
     def template(self) -> Template:
@@ -60,16 +69,20 @@ class Preparation:
         return sorted({*self.held_out, *(sample for step in steps for sample in step)})
 
 
-def prepare(recipe: Recipe) -> Preparation:
-    """Tokenizer, template, encoded data and plan of a recipe. Raises UsageError and DataError."""
+def prepare(recipe: Recipe, processes: int | None = None) -> Preparation:
+    """Tokenizer, template, encoded data and plan of a recipe. Raises UsageError and DataError.
+
+    processes   that are to train; default: those that run
+    """
     from xtune.training.optimizers import check_optimizer
     from xtune.training.reward import check_base
 
     quiet_libraries()
+    processes = processes or ranks()
     sharing = recipe.train.sequence_parallel
-    if ranks() % sharing:
+    if processes % sharing:
         raise RecipeError(
-            f"{ranks()} processes cannot be parted into groups of {sharing} that share rows.",
+            f"{processes} processes cannot be parted into groups of {sharing} that share rows.",
             where="train.sequence_parallel",
             fix=f"Start it with --nproc {sharing}, or a multiple.",
         )
@@ -93,16 +106,16 @@ def prepare(recipe: Recipe) -> Preparation:
     dataset = load_dataset(data, tokenizer, choice.template, recipe.train.objective.kind)
     held_out = hold_out(dataset.groups, data.held_out, seed)
     draw = make_draw(data.sources, dataset.source_of, held_out, seed)
-    processes = ranks() // sharing
-    plan = make_plan(recipe.train, data, dataset.lengths, draw, processes)
+    plan = make_plan(recipe.train, data, dataset.lengths, draw, processes // sharing)
     if recipe.train.deepspeed:  # refuses what does not agree with the recipe
-        deepspeed_config(recipe, math.ceil(plan.accumulation / processes), on_gpu=False)
-    return Preparation(tokenizer, choice, dataset, plan, np.flatnonzero(held_out).tolist())
+        passes = math.ceil(plan.accumulation / (processes // sharing))
+        deepspeed_config(recipe, passes, on_gpu=False, processes=processes)
+    return Preparation(tokenizer, choice, dataset, plan, np.flatnonzero(held_out).tolist(), processes)
 
 
 def describe(recipe: Recipe, preparation: Preparation) -> str:
     """What a run of this recipe would do, for `--dry-run` and the start of a run."""
-    dataset, plan = preparation.dataset, preparation.plan
+    dataset, plan, processes = preparation.dataset, preparation.plan, preparation.processes
     tokens, learnt = int(dataset.lengths.sum()), int(dataset.loss_lengths.sum())
     method = recipe.method
     how = (
@@ -122,9 +135,15 @@ def describe(recipe: Recipe, preparation: Preparation) -> str:
             *([f"tokens   {', '.join(recipe.model.added_tokens)}"] if recipe.model.added_tokens else []),
             *([f"held out {len(preparation.held_out)} samples"] if preparation.held_out else []),
             f"train    {recipe.train.objective.kind}, {plan}, lr {recipe.train.lr:g} {recipe.train.schedule}",
-            *([f"         in {ranks()} processes{_spread(recipe)}"] if ranks() > 1 else []),
+            *([f"         in {processes} processes{_spread(recipe)}"] if processes > 1 else []),
         ]
     )
+
+
+def _spreads(train: Train) -> bool:
+    """Whether processes share what is kept of the model; such a run takes its checkpoints in its own form even where
+    there is one process."""
+    return train.fsdp or train.deepspeed is not None
 
 
 def _spread(recipe: Recipe) -> str:
@@ -139,16 +158,18 @@ def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
     Raises UsageError and DataError for what the recipe names, ResourceError where memory or disk run out. The
     directory is made once data and model are loaded, so that a refused recipe leaves nothing behind.
     """
-    with joined(alone=recipe.train.deepspeed is not None):
+    with joined(alone=_spreads(recipe.train)):
         with together() as facts:
             path = new_run_path(recipe, Path(run_dir) if run_dir else None)
             preparation = prepare(recipe)
             facts.update(_facts(recipe, preparation))
         messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
-        path = of_first(path)
         with together():
+            first = of_first(path.absolute())
             model = trainable_model(recipe)
-            run = create_run(recipe, path) if rank() == 0 else Run(path)
+            run = create_run(recipe, path) if rank() == 0 else Run(first)
+        with together():
+            check_seen(run)
         return _train(recipe, preparation, model, run, None)
 
 
@@ -156,20 +177,22 @@ def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
     """Continue a run from its newest whole checkpoint, or from the start where it has none."""
     run = open_run(Path(run_dir))
     from xtune.training.checkpoints import newest_checkpoint, processes_of, remove_partial
-    from xtune.training.deepspeed import zero_stage
 
     recipe = load_recipe(run.recipe_file, overrides or {})
-    with joined(alone=recipe.train.deepspeed is not None):
+    with joined(alone=_spreads(recipe.train)):
         with together() as facts:
             preparation = prepare(recipe)
             facts.update(_facts(recipe, preparation))
         messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
-        with together():
+        with together() as facts:
             if checkpoint := newest_checkpoint(run.checkpoints):
-                processes_of(checkpoint, zero_stage(recipe.train))  # told before the model is loaded
-            if rank() == 0:
-                remove_partial(run.checkpoints)
+                processes_of(checkpoint, recipe.train)  # told before the model is loaded
+            facts["checkpoint"] = checkpoint and checkpoint.name
             model = trainable_model(recipe)
+        if rank() == 0:
+            remove_partial(run.checkpoints)
+            if overrides:  # so that the next to resume it goes on the same way
+                write_recipe(run, recipe)
         return _train(recipe, preparation, model, run, checkpoint)
 
 
@@ -185,7 +208,7 @@ def _facts(recipe: Recipe, preparation: Preparation) -> dict[str, str]:
 def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint: Path | None) -> Run:
     from xtune.training.batches import Batches, MicroBatches
     from xtune.training.checkpoints import WriteManifest, processes_of
-    from xtune.training.deepspeed import WriteConfig, use_universal, zero_stage
+    from xtune.training.deepspeed import WriteConfig, use_universal
     from xtune.training.gather import gather
     from xtune.training.held_out import HeldOutLoss
     from xtune.training.layout import Layout
@@ -205,18 +228,22 @@ def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint
     sharing = recipe.train.sequence_parallel
     layout = Layout(recipe.data.packing, tokenizer.pad_token_id, sharing, rank() % sharing)
     objective, callbacks = make_objective(
-        recipe, dataset, tokenizer, preparation.template, layout, preparation.needed, run.path
+        recipe, dataset, tokenizer, preparation.template, layout, preparation.needed, plan, run.path
     )
     batches = Batches(objective, layout)
     metrics = Metrics(run.path / "metrics.jsonl", plan, dataset.loss_lengths) if rank() == 0 else None
-    held_out = HeldOutLoss(preparation.held_out, dataset.lengths, batches, run.path / "held_out.jsonl")
+    held_out = HeldOutLoss(preparation.held_out, plan, batches, run.path / "held_out.jsonl")
     if recipe.train.deepspeed:
         callbacks = [*callbacks, WriteConfig(run)]
-    callbacks = [*callbacks, *([metrics] if metrics else []), held_out, WriteManifest()]
+    callbacks = [
+        *callbacks,
+        *([metrics] if metrics else []),
+        held_out,
+        WriteManifest(recipe.train.keep_checkpoints),
+    ]
     passes = MicroBatches(batches, plan, ranks() // sharing)
     trainer = make_trainer(recipe, model, passes, run.checkpoints, callbacks)
-    zero = zero_stage(recipe.train)
-    if checkpoint and processes_of(checkpoint, zero) != ranks() and zero is not None:
+    if checkpoint and recipe.train.deepspeed and processes_of(checkpoint, recipe.train) != ranks():
         use_universal(checkpoint, trainer.args.hf_deepspeed_config.config)
     with _clear_errors(run, trainer):
         try:
@@ -261,7 +288,7 @@ def _clear_errors(run: Run, trainer):
         yield
     except KeyboardInterrupt:
         if not has_launcher():  # which tells it
-            messages().print(f"Stopped. Continue with: xtune train --resume {run.path}", soft_wrap=True)
+            messages().print(f"Stopped. Continue with: {way_on(run.path)}", soft_wrap=True)
         raise
     except Exception as error:
         told = lost(error, run.path) or _resource_error(error, run, trainer.state.global_step)
@@ -290,5 +317,5 @@ def _resource_error(error: Exception, run: Run, step: int) -> ResourceError | No
         f"The disk is full: what step {step} left could not be written. "
         + (f"The last whole checkpoint is {last.name}." if last else "There is no earlier checkpoint."),
         where=str(run.path),
-        fix=f"Free some space, then: xtune train --resume {run.path}",
+        fix=f"Free some space, then: {way_on(run.path)}",
     )

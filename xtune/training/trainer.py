@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
+from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from xtune.recipe.schema import Full, Recipe
@@ -35,6 +37,8 @@ class ObjectiveTrainer(Trainer):
     lora_plus: float | None = None
     sums: Sums
     """Of the objective's figures since the last log."""
+    groups: list[dict[str, Any]]
+    """What the recipe says of each group of weights in the optimizer."""
 
     def create_optimizer(self, model=None):
         if self.optimizer is None and self.lora_plus is not None:
@@ -43,6 +47,12 @@ class ObjectiveTrainer(Trainer):
         if self.args.optim == OPTIM["galore"]:
             make_galore_resumable(optimizer)
         return optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        groups = (optimizer or self.optimizer).param_groups
+        self.groups[:] = [{key: group[key] for key in group if key != "params"} for group in groups]
+        return scheduler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss = self.objective.loss(model, inputs)
@@ -56,6 +66,37 @@ class ObjectiveTrainer(Trainer):
             logs |= average(self.sums)
             self.sums.clear()
         super().log(logs, start_time)
+
+
+class FollowRecipe(TrainerCallback):
+    """A resumed run goes on as its recipe says, which may have other rates or more steps by now; a checkpoint brings
+    back those that it was made with.
+
+    groups    options of the optimizer's groups by the recipe
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]):
+        self.groups = groups
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
+        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)  # accelerate's holds torch's
+        if not state.global_step:
+            return
+        schedule.base_lrs = [options["initial_lr"] for options in self.groups]
+        for group, options, factor in zip(
+            optimizer.param_groups, self.groups, schedule.lr_lambdas, strict=True
+        ):
+            group.update(options, lr=options["initial_lr"] * factor(schedule.last_epoch))
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # what the log tells
+
+
+class GenerateSpread(TrainerCallback):
+    """FSDP puts the weights outside of the layers together where the model is called: let it do so for generate()."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        register_fsdp_forward_method(extract_model_from_parallel(model), "generate")
 
 
 def add(sums: Sums, more: Sums) -> None:
@@ -83,7 +124,6 @@ def make_trainer(
     """The trainer of a recipe. Everything that matters is set here: transformers' defaults change."""
     train, plan = recipe.train, batches.plan
     on_gpu = torch.cuda.is_available()
-    fsdp = train.fsdp and batches.processes > 1
     deepspeed = deepspeed_config(recipe, batches.passes, on_gpu)
     half = on_gpu and isinstance(recipe.method, Full)  # float32 weights, bfloat16 products
     if deepspeed:
@@ -113,7 +153,6 @@ def make_trainer(
         logging_nan_inf_filter=False,  # a lost step must be seen
         save_strategy="steps",
         save_steps=train.checkpoint_every or max(1, plan.steps // 10),
-        save_total_limit=train.keep_checkpoints,
         seed=train.seed,
         data_seed=train.seed,
         average_tokens_across_devices=False,  # the objective knows what all processes learn in a step
@@ -123,20 +162,24 @@ def make_trainer(
         disable_tqdm=True,
         use_cpu=not on_gpu,
         deepspeed=deepspeed,
-        fsdp=fsdp or None,
-        fsdp_config={"version": 2, "state_dict_type": "FULL_STATE_DICT"} if fsdp else None,
+        fsdp=train.fsdp or None,
+        fsdp_config={"version": 2, "state_dict_type": "FULL_STATE_DICT"} if train.fsdp else None,
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
     )
+    if train.fsdp and not on_gpu:
+        # torch spreads weights over CPUs too, but accelerate asks it to on GPUs only.
+        PartialState().distributed_type = DistributedType.MULTI_GPU
     use_cache = getattr(model.config, "use_cache", None)
     trainer = ObjectiveTrainer(
         model=model,
         args=arguments,
         train_dataset=batches,
         data_collator=_only,
-        callbacks=callbacks,
+        callbacks=[*([GenerateSpread()] if train.fsdp else []), *callbacks],
     )
-    trainer.objective, trainer.sums = batches.batches.objective, {}
+    trainer.objective, trainer.sums, trainer.groups = batches.batches.objective, {}, []
+    trainer.add_callback(FollowRecipe(trainer.groups))
     trainer.lora_plus = None if isinstance(recipe.method, Full) else recipe.method.lora_plus
     trainer.remove_callback(PrinterCallback)
     if use_cache is not None:  # which Trainer turns off, also in the config.json of the result
