@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from safetensors.torch import load_file
 from xtune.errors import RecipeError, UsageError
 from xtune.messages import Message
 from xtune.recipe.load import load_recipe
-from xtune.recipe.online_schema import Grpo, RewardTerm, Rloo
+from xtune.recipe.online_schema import RewardTerm
 from xtune.run.directory import Run
-from xtune.training.policy_gradient import Answers, group_advantages, grpo, leave_one_out, rloo
+from xtune.training.batches import MicroBatches
+from xtune.training.layout import Layout
+from xtune.training.policy_gradient import group_advantages, leave_one_out
 from xtune.training.rewards import Question, load_judges, same
-from xtune.training.train import resume, train
+from xtune.training.train import prepare, resume, train
 
 REWARDS = """
 def short(answer, row):
@@ -69,46 +72,6 @@ def test_advantages_compare_answers_to_one_prompt():
     torch.testing.assert_close(group_advantages(rewards, False), rewards - rewards.mean(1)[:, None])
     others = [[rewards[p, [j for j in range(8) if j != i]].mean() for i in range(8)] for p in range(5)]
     torch.testing.assert_close(leave_one_out(rewards), rewards - torch.tensor(others))
-
-
-def answers(before=True) -> Answers:
-    """Two prompts with two answers each, of 1, 2, 3 and 2 tokens; of the third nothing is learnt."""
-    owners = torch.tensor([0, 1, 1, 2, 2, 2, 3, 3])
-    log_probs = torch.linspace(-2, -0.5, 8).requires_grad_()
-    reference = torch.linspace(-1.0, -1.5, 8) if before else None
-    return Answers(
-        torch.tensor([[1.0, 0.0], [0.5, 2.0]]), torch.tensor([1.0, 1, 0, 1]), log_probs, owners, reference
-    )
-
-
-@pytest.mark.parametrize("kl", [0.0, 0.3])
-def test_the_gradients_are_those_of_the_papers(kl):
-    """Of log π: for GRPO -A + β (log π/π₀ + k3), since the divergence is that of tokens drawn from π."""
-    given = answers(before=kl > 0)
-    total, divergence = grpo(Grpo(kind="grpo", rewards=["answer"], kl=kl), given)
-    total.backward()
-    advantages = group_advantages(given.rewards).flatten()[given.owners]
-    expected = -advantages
-    if kl:
-        change = (given.before - given.log_probs).detach()
-        torch.testing.assert_close(divergence.detach(), change.exp() - change - 1)
-        # d/dx of exp(x - sg x) (exp(b - x) - (b - x) - 1) is the divergence itself plus 1 - exp(b - x)
-        expected = expected + kl * (divergence.detach() + 1 - change.exp())
-    mask = given.learnt[given.owners]
-    torch.testing.assert_close(given.log_probs.grad, expected * mask)
-    assert total.item() == pytest.approx(
-        ((-advantages + (kl * divergence.detach() if kl else 0)) * mask).sum().item()
-    )
-
-    given = answers(before=kl > 0)
-    total, divergence = rloo(Rloo(kind="rloo", rewards=["answer"], kl=kl), given)
-    total.backward()
-    rewards = given.rewards.clone()
-    for token, answer in enumerate(given.owners.tolist()) if kl else ():
-        if given.learnt[answer]:
-            rewards.view(-1)[answer] -= kl * (given.log_probs[token] - given.before[token]).item()
-    expected = -leave_one_out(rewards).flatten()[given.owners] * given.learnt[given.owners]
-    torch.testing.assert_close(given.log_probs.grad, expected)
 
 
 def test_a_run_stopped_by_a_reward_goes_on_to_the_same_weights(write, tmp_path):
@@ -199,16 +162,51 @@ def test_a_reward_without_a_number_is_told_with_its_row(tmp_path, body, told):
         ("between 1-3", "3", True),
         ("Paris.", "paris", True),
         ("", "4", False),
+        ("so \\boxed{1/0}", "4", False),
+        ("\\boxed{1e3000000}", "4", False),
+        ("16", "1e+16", False),
+        ("2e3", "2000", True),
+        ("0.5", ".5", True),
+        ("5", ".5", False),
+        ("-1/2", "-.5", True),
     ],
 )
 def test_an_answer_is_compared_by_what_it_comes_to(answer, expected, equal):
     assert same(answer, expected) is equal
 
 
-def test_a_row_without_answer_is_told():
-    (judge,) = load_judges([RewardTerm(function="answer")])
-    with pytest.raises(UsageError, match="which has none"):
-        judge.score([Question(QUESTION.messages, None, {}, None, "x:1")], ["4"])
+def test_a_row_without_answer_is_told_before_training(write, tmp_path):
+    recipe = write(rewards="['answer']")
+    with open(tmp_path / "prompts.jsonl", "a") as file:
+        file.write('{"prompt": "Why?", "kind": "sum"}\n')
+    with pytest.raises(UsageError, match="which has none") as told:
+        train(recipe, run_dir=tmp_path / "run")
+    assert told.value.where.endswith("prompts.jsonl:7")
+    assert not (tmp_path / "run" / "completions.jsonl").exists()
+
+
+def test_a_prompt_that_comes_twice_in_a_step_is_answered_anew_in_any_process(write):
+    preparation = prepare(write(**{"train.batch_size": 16, "train.micro_batch_size": 2}))
+
+    def drawn(processes: int) -> list[tuple[int, int]]:
+        batches = SimpleNamespace(
+            of=lambda samples: {"samples": samples},
+            layout=Layout(True, 0),
+            objective=SimpleNamespace(weight=len),
+        )
+        dealt = MicroBatches(batches, preparation.plan, processes)
+        first = [dealt[process] for process in range(processes)]
+        return sorted(
+            moment
+            for batch in first
+            for samples, seen in zip(batch["share"], batch["seen"], strict=True)
+            for moment in zip(samples, seen, strict=True)
+        )
+
+    alone = drawn(1)
+    assert len(set(alone)) == 16
+    assert max(seen for _, seen in alone) == 2
+    assert drawn(2) == drawn(3) == alone
 
 
 def test_a_reward_model_scores_under_its_condition_or_the_sources(monkeypatch):

@@ -4,19 +4,22 @@ models that come to prefer what they are shown."""
 from __future__ import annotations
 
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from xtune.data.batches.plan import SamplePlan
 from xtune.data.dataset import load_dataset
+from xtune.errors import UsageError
 from xtune.model.attention import use_packed_attention
 from xtune.model.load import load_model
-from xtune.recipe.objective_schema import Dpo, Kto
+from xtune.recipe.objective_schema import Dpo
 from xtune.recipe.schema import Data, Recipe
 from xtune.templates.template import find_template
-from xtune.training.kto import LabelledAnswers
 from xtune.training.layout import Layout
 from xtune.training.preference import Preference
 from xtune.training.reference import MeasureReference, Reference
@@ -80,10 +83,11 @@ def models(tiny_model) -> tuple[torch.nn.Module, torch.nn.Module]:
 
 
 def with_reference(objective, texts, model, layout) -> None:
-    measure = MeasureReference(
-        objective.reference, texts, layout, range(len(objective.dataset)), objective.dataset.lengths
-    )
-    objective.reference.values = measure._measure(model, 0, 1)
+    dataset = objective.dataset
+    plan = SamplePlan(dataset.lengths, draw=None, total=1, batch_size=2, micro_batch_size=2)
+    measure = MeasureReference(objective.reference, texts, layout, range(len(dataset)), plan, base=False)
+    state = SimpleNamespace(global_step=0, is_world_process_zero=True)
+    measure.on_train_begin(SimpleNamespace(process_index=0, world_size=1), state, None, model=model)
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -115,7 +119,7 @@ def test_dpo_is_trls(pairs, tiny_model, tokenizer, tmp_path, packing):
     for loss in LOSSES:
         smoothing = 0.1 if loss in ("robust", "exo") else 0.0
         options = Dpo(kind="dpo", loss=loss, beta=0.3, label_smoothing=smoothing)
-        objective = Preference(options, dataset, Reference(tmp_path / "reference.npy"))
+        objective = Preference(options, dataset, Reference(tmp_path / "reference.npz", len(dataset)))
         with_reference(objective, objective.texts, before, Layout(False, tokenizer.pad_token_id))
         texts = [text for sample in samples for text in objective.texts(sample)]
         with torch.no_grad():
@@ -149,7 +153,7 @@ def test_what_is_chosen_becomes_likelier(pairs, tiny_model, tmp_path, objective,
     first, *_, last = run.metrics()
     assert last["loss"] < first["loss"]
     assert last["rewards/margin"] > first["rewards/margin"]
-    assert (run.path / "reference.npy").is_file() == (objective == "dpo")
+    assert (run.path / "reference.npz").is_file() == (objective == "dpo")
     if objective == "dpo":
         assert first["rewards/margin"] == pytest.approx(0, abs=1e-5)  # the model is its own reference
         assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
@@ -163,36 +167,6 @@ def test_kto_parts_good_from_bad(labelled, tiny_model, tmp_path):
     assert last["loss"] < first["loss"] - 0.05
     assert last["rewards/good"] > last["rewards/bad"]
     assert last["kl"] >= 0
-
-
-def test_ktos_loss_is_the_papers(labelled, tiny_model, tokenizer, tmp_path):
-    dataset = load_dataset(Data(sources=[{"path": labelled}]), tokenizer, find_template("smollm2"), "kto")
-    options = Kto(kind="kto", beta=0.4, good_weight=1.5, bad_weight=0.5)
-    policy, before = models(tiny_model)
-    layout = Layout(False, tokenizer.pad_token_id)
-    objective = LabelledAnswers(options, dataset, Reference(tmp_path / "r.npy"), layout)
-    with_reference(objective, objective.reference_texts, before, layout)
-
-    @torch.no_grad()
-    def log_probability(model, text) -> float:
-        ids = torch.from_numpy(text.input_ids.astype(np.int64))
-        log_probs = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
-        return float(log_probs[torch.from_numpy(text.labels[1:] >= 0)].sum())
-
-    def ratio(text) -> float:
-        return log_probability(policy, text) - log_probability(before, text)
-
-    samples = list(range(len(dataset)))
-    baseline = max(0.0, np.mean([ratio(objective.with_answer_of_another(sample)) for sample in samples]))
-    expected = 0.0
-    for sample in samples:
-        distance = 0.4 * (ratio(dataset.texts(sample)[0]) - baseline)
-        sign, weight = (1, 1.5) if dataset.good[sample] else (-1, 0.5)
-        expected += weight * (1 - 1 / (1 + np.exp(-sign * distance)))
-    batch = layout.collate([text for sample in samples for text in objective.texts(sample)])
-    with torch.no_grad():
-        result = objective.loss(policy, {**batch, "samples": samples, "share": [samples[:5], samples[5:]]})
-    assert float(result.total) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["dpo", "kto"])
@@ -220,6 +194,41 @@ def test_a_stopped_run_goes_on_beside_the_same_reference(pairs, tiny_model, tmp_
     assert again.metrics()[-1]["loss"] == whole.metrics()[-1]["loss"]
     one, other = (load_file(run.result / "adapter_model.safetensors") for run in (whole, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def reference_of(run) -> dict[int, list[float]]:
+    with np.load(run.path / "reference.npz") as kept:
+        return dict(zip(kept["keys"].tolist(), kept["values"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto"])
+def test_more_steps_and_other_data_are_measured_by_the_same_model(
+    pairs, labelled, tiny_model, tmp_path, kind
+):
+    file = pairs if kind == "dpo" else labelled
+    whole = train(recipe(tiny_model, file, kind, batch_size=2, steps=2), run_dir=tmp_path / "whole")
+    short = train(recipe(tiny_model, file, kind, batch_size=2, steps=1), run_dir=tmp_path / "short")
+    assert len(reference_of(short)) < len(reference_of(whole))
+    resume(short.path, {"train.steps": 2})
+    one, other = reference_of(whole), reference_of(short)
+    assert one.keys() == other.keys()
+    assert all(other[key] == pytest.approx(one[key], abs=1e-4) for key in one)
+    assert not any(math.isnan(line["loss"]) for line in short.metrics())
+    # samples have other numbers without the first row
+    with open(file) as lines:
+        rest = lines.readlines()[1:]
+    with open(file, "w") as lines:
+        lines.writelines(rest)
+    more = resume(short.path, {"train.steps": 4})
+    known = reference_of(more)
+    assert all(known[key] == pytest.approx(one[key], abs=1e-4) for key in known.keys() & one.keys())
+
+
+def test_what_a_fully_trained_model_cannot_be_measured_by_any_more_is_refused(pairs, tiny_model, tmp_path):
+    options = {"batch_size": 2, "steps": 1, "lr": 1e-3}
+    run = train(recipe(tiny_model, pairs, "dpo", "full", **options), run_dir=tmp_path / "run")
+    with pytest.raises(UsageError, match="2 samples were not in the run before"):
+        resume(run.path, {"train.steps": 2})
 
 
 def test_a_pair_is_whole_or_left_out(tmp_path, tokenizer):

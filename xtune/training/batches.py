@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from xtune.data.batches.plan import Plan
+from xtune.data.batches.plan import Plan, SamplePlan
 from xtune.training.layout import Layout
 from xtune.training.objective import Objective
 
@@ -63,5 +64,35 @@ class MicroBatches(torch.utils.data.Dataset):
         batch["weight"] = self.batches.objective.weight(samples)
         if part < self.processes:
             batch["share"] = parts[part :: self.processes]
+            batch["seen"] = _seen_before(parts)[part :: self.processes]
             batch["step"] = step
         return batch
+
+
+def passes_without_learning(plan: Plan, samples: Sequence[int], processes: int) -> list[list[int]]:
+    """Samples in forward passes no larger than those of training, which the memory is known to do for: the shortest
+    first, and as many passes for each process, of which the last may be empty."""
+    most, room = math.inf, math.inf
+    if isinstance(plan, SamplePlan):
+        most = plan.micro_batch_size
+    else:
+        room = plan.capacity
+    passes: list[list[int]] = [[]]
+    for sample in sorted(samples, key=plan.lengths.__getitem__):
+        longer = len(passes[-1]) + 1
+        if passes[-1] and (longer > most or longer * plan.lengths[sample] > room):
+            passes.append([])
+        passes[-1].append(sample)
+    return passes + [[]] * (-len(passes) % processes)
+
+
+def _seen_before(parts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """How often the same sample stands before each one in a step."""
+    counts: Counter[int] = Counter()
+    before: list[list[int]] = []
+    for part in parts:
+        before.append([])
+        for sample in part:
+            before[-1].append(counts[sample])
+            counts[sample] += 1
+    return before

@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from xtune.data.batches.plan import Plan
 from xtune.run.curve import judged_by
 from xtune.terminal import messages
-from xtune.training.batches import Batches
+from xtune.training.batches import Batches, passes_without_learning
 from xtune.training.layout import on_device
 from xtune.training.metrics import truncate
 from xtune.training.trainer import Sums, add, average
-
-_PASS = 8  # samples
 
 
 class HeldOutLoss(TrainerCallback):
@@ -26,10 +25,8 @@ class HeldOutLoss(TrainerCallback):
     A resumed run goes on behind the line of its checkpoint.
     """
 
-    def __init__(self, samples: Sequence[int], lengths, batches: Batches, file: Path):
-        self.batches, self.file = batches, file
-        # Like lengths together: rows that are padded then are padded little.
-        self.samples = sorted(samples, key=lengths.__getitem__)
+    def __init__(self, samples: Sequence[int], plan: Plan, batches: Batches, file: Path):
+        self.samples, self.plan, self.batches, self.file = samples, plan, batches, file
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step:
@@ -51,11 +48,7 @@ class HeldOutLoss(TrainerCallback):
         sums: Sums = {}
         sharing = self.batches.layout.processes
         process, processes = args.process_index // sharing, args.world_size // sharing
-        size = _PASS * processes
-        passes = [
-            self.samples[start : start + size][process::processes]
-            for start in range(0, len(self.samples), size)
-        ]
+        passes = passes_without_learning(self.plan, self.samples, processes)[process::processes]
         for number, samples in enumerate(passes):
             batch = self.batches.of(samples) | ({"share": passes} if number == 0 else {})
             loss = self.batches.objective.loss(model, on_device(batch, model.device))

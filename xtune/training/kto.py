@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,18 @@ class LabelledAnswers:
         """The conversation."""
         return self.dataset.texts(sample)
 
+    @cached_property
+    def _others(self) -> np.ndarray:
+        """Of each sample the next one that asks something else, int64 [samples]; the next where none does."""
+        groups, numbers = self.dataset.groups, np.arange(len(self.dataset))
+        (starts,) = np.nonzero(groups != np.roll(groups, 1))
+        if not len(starts):
+            return np.roll(numbers, -1)
+        return starts[np.searchsorted(starts, numbers, side="right") % len(starts)]
+
     def with_answer_of_another(self, sample: int) -> Encoded:
-        """The question of a sample with the answer of the next one."""
-        (asked,), (other,) = self.texts(sample), self.texts((sample + 1) % len(self.dataset))
+        """The question of a sample with the answer to another question."""
+        (asked,), (other,) = self.texts(sample), self.texts(int(self._others[sample]))
         question, answer = _first_learnt(asked), _first_learnt(other)
         return Encoded(
             np.concatenate([asked.input_ids[:question], other.input_ids[answer:]]),

@@ -4,7 +4,7 @@ are, and learns from them once. The losses are in policy_gradient."""
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
+from transformers import TrainerCallback
 
+from xtune.chat.generate import context
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import NO_LABEL, Encoded
+from xtune.errors import UsageError
 from xtune.ranks import rank
 from xtune.recipe.online_schema import Grpo, Rloo
 from xtune.training.group import gathered
@@ -82,7 +85,8 @@ class Online:
         """Also told: the reward and each part of it, the deviation among answers to one prompt, tokens of an answer,
         the share of answers that were cut off, the divergence from the model before training per token."""
         if "share" in batch:
-            self._answer(model, [number for part in batch["share"] for number in part], batch.get("step"))
+            samples, seen = (sum(map(list, batch.get(name, [])), []) for name in ("share", "seen"))
+            self._answer(model, samples, seen or [0] * len(samples), batch.get("step"))
         groups = [self._groups[number].pop(0) for number in batch["samples"]]
         completions = [completion for group in groups for completion in group.completions]
         tensors = self._tensors(batch, completions)
@@ -103,16 +107,18 @@ class Online:
             figures["kl"] = divergence.detach().sum(), len(divergence)
         return Loss(total * self._factor, figures)
 
-    def _answer(self, model, samples: Sequence[int], step: int | None) -> None:
-        """Have all the samples answered, and the answers judged. Without a step, they are held-out ones."""
-        each, seen = self.options.completions, Counter()
+    def _answer(self, model, samples: Sequence[int], seen: Sequence[int], step: int | None) -> None:
+        """Have all the samples answered, and the answers judged. Without a step, they are held-out ones.
+
+        seen    how often each was answered in this step already
+        """
+        each = self.options.completions
         prompts, seeds, questions = [], [], []
-        for number in samples:
+        for number, before in zip(samples, seen, strict=True):
             prompts += [self.dataset.texts(number)[0].input_ids] * each
-            moment = (self.seed, 0 if step is None else step + 1, number, seen[number])
+            moment = (self.seed, 0 if step is None else step + 1, number, before)
             seeds += [(*moment, answer) for answer in range(each)]
-            questions += [self._question(number)] * each
-            seen[number] += 1
+            questions += [self.question(number)] * each
         completions = sample_completions(
             model, prompts, seeds, self.sampling, nothing=self.dataset.texts(0)[0].input_ids
         )
@@ -132,12 +138,16 @@ class Online:
         if step is not None and rank() == 0:
             self._show(step, questions, answers, rewards.tolist(), scores)
 
-    def _question(self, number: int) -> Question:
+    def question(self, number: int) -> Question:
+        """What its answers are judged with."""
         condition = self.conditions[self.dataset.source_of[number]]
         return Question.of(self.dataset.rows[number], condition, self.dataset.source(number))
 
     def _text(self, completion: Completion) -> str:
-        return self.tokenizer.decode(completion.ids, skip_special_tokens=True).strip()
+        ids = (
+            completion.ids[:-1] if completion.ended else completion.ids
+        )  # not every stop token is a special one
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _is_learnt(self, completion: Completion) -> bool:
         return completion.ended or not self.options.mask_truncated
@@ -187,6 +197,26 @@ class Online:
         adapted = extract_model_from_parallel(model)
         with adapted.disable_adapter():
             return self._log_probs(adapted, tensors)[0]
+
+
+class CheckPrompts(TrainerCallback):
+    """Refuses prompts that leave no room for an answer, before the first step rather than at theirs.
+
+    longest    tokens of the longest prompt of the run
+    """
+
+    def __init__(self, longest: int, max_new_tokens: int):
+        self.longest, self.max_new_tokens = longest, max_new_tokens
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        room = context(extract_model_from_parallel(model))
+        if self.longest + self.max_new_tokens > room:
+            raise UsageError(
+                f"A prompt of {self.longest} tokens with an answer of {self.max_new_tokens} is longer than the "
+                f"{room} tokens that the model reads.",
+                where="train.objective.max_new_tokens",
+                fix="Lower it, or data.max_length, which longer prompts are left out by.",
+            )
 
 
 def _over_all(prompts: int, tokens: int) -> float:

@@ -38,11 +38,14 @@ class Question:
     def of(cls, row: str, condition: str | None, place: str) -> Question:
         """From a row of Dataset.rows."""
         read = json.loads(row)
-        messages = tuple(Message(**turn) for turn in read["messages"])
+        messages = tuple(
+            Message(**turn | {"tool_calls": tuple(turn.get("tool_calls", ()))}) for turn in read["messages"]
+        )
         row = {"messages": read["messages"], "answer": read["answer"], **read["columns"]}
         return cls(messages, read["answer"], row, condition, place)
 
 
+_TOO_LARGE = 1e38  # for float32
 Score = Callable[[Sequence[Question], Sequence[str]], list[float]]
 
 
@@ -84,6 +87,16 @@ def check_rewards(rewards: Sequence[RewardTerm]) -> None:
             _find_function(reward.function)
 
 
+def check_question(rewards: Sequence[RewardTerm], question: Question) -> None:
+    """Raise UsageError where a prompt lacks what its answers are to be judged by."""
+    if question.answer is None and any(reward.function == "answer" for reward in rewards):
+        raise UsageError(
+            'The reward "answer" compares with the answer of the row, which has none.',
+            where=question.place,
+            fix="Give it one (a column `answer`), or write a reward of your own.",
+        )
+
+
 def _find_function(reference: str) -> Callable[[str, dict[str, Any]], float]:
     if ".py:" not in reference:
         raise UsageError(
@@ -109,9 +122,9 @@ def _function(function: Callable[[str, dict[str, Any]], float], reference: str) 
             raise _bad(name, f"raised {type(error).__name__}{where}: {error}", question, answer) from error
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) < _TOO_LARGE:  # NaN neither
             raise _bad(name, f"gave {value!r}, not a number", question, answer)
         return number
 
@@ -146,26 +159,21 @@ def _model(path: str, condition: str | None) -> Score:
 
 
 def _has_answer(questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
-    for question in questions:
-        if question.answer is None:
-            raise UsageError(
-                'The reward "answer" compares with the answer of the row, which has none.',
-                where=question.place,
-                fix="Give it one (a column `answer`), or write a reward of your own.",
-            )
     return [float(same(answer, str(q.answer))) for q, answer in zip(questions, answers, strict=True)]
 
 
-_NUMBER = re.compile(r"(?:(?<!\d)-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+|/[1-9]\d*)?")
+_NUMBER = re.compile(
+    r"(?:(?<!\d)-)?(?:\d+/0*[1-9]\d*"
+    r"|(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][-+]?\d{1,2}(?!\d))?)"
+)
 
 
 def same(answer: str, expected: str) -> bool:
     """Whether two texts come to the same: what is in the last \\boxed{}, else the last number, else all of it."""
     one, other = _final(answer), _final(expected)
-    try:
+    if _NUMBER.fullmatch(one) and _NUMBER.fullmatch(other):
         return Fraction(one.replace(",", "")) == Fraction(other.replace(",", ""))
-    except ValueError:
-        return one.casefold() == other.casefold()
+    return one.casefold() == other.casefold()
 
 
 def _final(text: str) -> str:

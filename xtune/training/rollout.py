@@ -13,8 +13,6 @@ from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
-from xtune.chat.generate import context
-from xtune.errors import UsageError
 from xtune.model.attention import OWN, PACKED
 from xtune.ranks import ranks
 from xtune.training.group import gathered
@@ -63,31 +61,22 @@ def sample_completions(
     if ranks() > 1:
         parts += [[]] * (max(gathered(len(parts))) - len(parts))
     completions: list[Completion | None] = [None] * len(prompts)
-    with _generating(model) as base:
-        longest = max(map(len, prompts), default=0)
-        if longest + sampling.max_new_tokens > context(base):
-            raise UsageError(
-                f"A prompt of {longest} tokens with an answer of {sampling.max_new_tokens} is longer than the "
-                f"{context(base)} tokens that the model reads.",
-                where="train.objective.max_new_tokens",
-                fix="Lower it, or data.max_length, which longer prompts are left out by.",
-            )
+    with _generating(model) as whole:
         for part in parts:
             rows = [prompts[number] for number in part] or [nothing]
             own = [seeds[number] for number in part] or [[0]]
-            written = _write(base, rows, own, sampling)
+            written = _write(whole, rows, own, sampling)
             for number, ids in zip(part, written, strict=False):
                 completions[number] = _completion(ids, sampling)
     return completions
 
 
 @contextmanager
-def _generating(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
-    """The model of transformers, any adapter in it, as it answers best: no dropout, masks for padded rows, and none of
-    what its publisher's generation_config.json adds to sampling."""
-    base = extract_model_from_parallel(model)
-    if isinstance(base, PeftModel):
-        base = base.get_base_model()
+def _generating(model: torch.nn.Module) -> Iterator[PreTrainedModel | PeftModel]:
+    """The model, unwrapped, as it answers best: no dropout, masks for padded rows, and none of what its publisher's
+    generation_config.json adds to sampling."""
+    whole = extract_model_from_parallel(model)
+    base = whole.get_base_model() if isinstance(whole, PeftModel) else whole
     training, defaults, attention = model.training, base.generation_config, base.config._attn_implementation
     base.generation_config = GenerationConfig()
     if attention == PACKED:
@@ -95,7 +84,7 @@ def _generating(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
     model.eval()
     try:
         with torch.no_grad():
-            yield base
+            yield whole
     finally:
         model.train(training)
         base.generation_config = defaults
@@ -104,7 +93,10 @@ def _generating(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
 
 
 def _write(
-    model: PreTrainedModel, prompts: Sequence[np.ndarray], seeds: Sequence[Sequence[int]], sampling: Sampling
+    model: PreTrainedModel | PeftModel,
+    prompts: Sequence[np.ndarray],
+    seeds: Sequence[Sequence[int]],
+    sampling: Sampling,
 ) -> np.ndarray:
     """int64 [prompts, tokens]: the answers, whatever follows a stop token with them."""
     width = max(map(len, prompts))

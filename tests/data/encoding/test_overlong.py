@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from xtune.data.dataset import load_dataset
 from xtune.data.encoding.encode import Encoder
 from xtune.data.encoding.encode_records import Work, encode_records
 from xtune.data.files import Record
 from xtune.data.read import Reader
 from xtune.errors import DataError
-from xtune.recipe.schema import Defects
+from xtune.recipe.schema import Data, Defects, Recipe
 from xtune.templates.template import find_template
 
 LONG = 100
@@ -152,3 +154,49 @@ def test_documents(encode, tokenizer, way, count):
 
 def test_labels_are_json(encode):
     assert json.dumps(encode([[(1, 1)]], "drop").report.to_dict())
+
+
+ROWS = {
+    "dpo": {"chosen": "good", "rejected": "bad " * 20},
+    "kto": {"completion": "good", "label": True},
+    "grpo": {"answer": "4"},
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_long_prompts_of_other_objectives_are_cut_and_answers_stay(tokenizer, tmp_path, kind):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "q " * length, **ROWS[kind]} for length in (10, 300)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = find_template("chatml")
+
+    def load(way):
+        data = Data(sources=[{"path": str(file)}], max_length=LONG, overlong=way)
+        return load_dataset(data, tokenizer, template, kind)
+
+    assert len(load("drop")) == 1
+    short, cut = (load("cut").texts(number) for number in range(2))
+    assert all(len(text) <= LONG for text in cut)
+    for one, other in zip(short, cut, strict=True):
+        learnt = [tokenizer.decode(text.input_ids[text.loss_mask]) for text in (one, other)]
+        assert learnt[0] == learnt[1]
+        assert "…" in tokenizer.decode(other.input_ids)
+    if kind == "dpo":
+        starts = [text.input_ids[: int(text.loss_mask.argmax())].tolist() for text in cut]
+        assert starts[0] == starts[1]
+
+
+@pytest.mark.parametrize(
+    ("way", "kind"), [("cut_turns", "dpo"), ("split", "kto"), ("split", "grpo"), ("cut_turns", "pretrain")]
+)
+def test_what_has_no_turns_to_leave_out_is_refused(way, kind):
+    objective = {"kind": "grpo", "rewards": ["answer"]} if kind == "grpo" else kind
+    with pytest.raises(ValidationError, match="makes no sense"):
+        Recipe.model_validate(
+            {
+                "model": {"path": "smollm2"},
+                "method": {"kind": "lora"},
+                "data": {"sources": [{"path": "x"}], "overlong": way},
+                "train": {"objective": objective},
+            }
+        )

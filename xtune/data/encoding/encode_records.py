@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -150,7 +150,10 @@ def _pieces(sample: AnySample, work: Work, found: Findings) -> list[list[Piece |
 
 
 def _row(sample: Prompt) -> str:
-    messages = [{"role": turn.role, "content": turn.content} for turn in sample.messages]
+    messages = [
+        {key: value for key, value in asdict(turn).items() if key == "content" or (value and key != "loss")}
+        for turn in sample.messages
+    ]
     row = {"messages": messages, "answer": sample.answer, "columns": sample.columns}
     return json.dumps(row, ensure_ascii=False, default=str)
 

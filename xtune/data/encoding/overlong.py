@@ -3,11 +3,13 @@
     auto       as "drop"; of documents as "split"
     drop       the record is rejected, and counted
     error      an error that names it
-    cut_turns  its last turns are left out, until it fits
-    split      several samples, cut before turns of the user's; the system prompt and the tools are in each
+    cut_turns  its last turns are left out, until it fits; of conversations only
+    split      several samples, cut before turns of the user's; the system prompt and the tools are in each; of
+               conversations only
     cut        what the user, the system and tools say is shortened in its middle, the longest first
 
-An answer is never cut: each sample ends with its stop token. Of a pair both answers must fit. A document has no turns:
+An answer is never cut: each sample ends with its stop token. Of a pair both answers must fit, behind the same prompt. A
+document has no turns:
 it is split into windows, of which only the last has its end token, or cut to the first.
 """
 
@@ -74,15 +76,13 @@ class Fitting:
             return [
                 one for one in made if has_loss(one)
             ]  # in a last window of one token nothing is predicted
-        if not isinstance(sample, Sample):
-            return []
-        if self.overlong == "cut_turns":
+        if isinstance(sample, Sample) and self.overlong == "cut_turns":
             return self._first_turns(sample)
-        if self.overlong == "split":
+        if isinstance(sample, Sample) and self.overlong == "split":
             return [one for part in self._parts(sample) for one in self._encode(part)]
-        return self._cut(sample) if self.overlong == "cut" else []
+        return self._cut(sample) if self.overlong == "cut" and not isinstance(sample, Document) else []
 
-    def _encode(self, sample: Sample) -> list[Fixed]:
+    def _encode(self, sample: AnySample) -> list[Fixed]:
         return self.encoder.encode_bytes(self.encoder.pieces(sample))
 
     def _fits(self, sample: Sample) -> bool:
@@ -111,14 +111,15 @@ class Fitting:
         if part:
             yield replace(sample, messages=(*system, *part))
 
-    def _cut(self, sample: Sample) -> list[Fixed]:
+    def _cut(self, sample: AnySample) -> list[Fixed]:
         spans = self.encoder.words.spans
-        messages, cut = list(sample.messages), set()
+        name = "prompt" if isinstance(sample, Pair) else "messages"
+        messages, cut = list(getattr(sample, name)), set()
         while True:
-            encoded = self._encode(replace(sample, messages=tuple(messages)))
+            encoded = self._encode(replace(sample, **{name: tuple(messages)}))
             excess = max(map(_tokens, encoded)) - self.max_length
             if excess <= 0:
-                return encoded if all(map(has_loss, encoded)) else []
+                return encoded if isinstance(sample, Prompt) or all(map(has_loss, encoded)) else []
             offsets = {
                 index: spans(turn.content)
                 for index, turn in enumerate(messages)
