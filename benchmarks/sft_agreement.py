@@ -14,6 +14,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from trl_options import SAME_AS_XTUNE
+
 STEPS, BATCH, MAX_LENGTH, LR, RANK, ALPHA, SEED = 20, 8, 512, 2e-4, 16, 32, 0
 RESULTS = Path(__file__).parent / "results" / "sft_agreement.json"
 
@@ -78,23 +80,13 @@ def trl_losses(data: str, work: Path) -> list[float]:
         output_dir=str(work / "trl"),
         max_steps=STEPS,
         per_device_train_batch_size=BATCH,
-        train_sampling_strategy="sequential",
         learning_rate=LR,
         lr_scheduler_type="cosine",
-        warmup_steps=0,
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
         max_length=MAX_LENGTH,
         packing=False,
         assistant_only_loss=True,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
         seed=SEED,
+        **SAME_AS_XTUNE,
     )
     trainer = SFTTrainer(
         model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer

@@ -33,16 +33,16 @@ METHODS = ("full", "lora", "qlora")
 PROCESSES = {"1": [], "zero2": ["--nproc", "2"], "zero3": ["--nproc", "2"]}
 STEPS, BATCH = 5, 4
 RECIPE = """
+def short(answer: str, row: dict) -> float:
+    return -len(answer) / 100
+
+
 model = dict(path="smollm2")
 method = dict(kind={method!r})
 data = dict(sources=[dict(path={file!r})], max_length=512)
 train = dict(
     objective={objective}, steps={steps}, batch_size={batch}, micro_batch_size=2, schedule="constant", warmup=0{more}
 )
-
-
-def short(answer: str, row: dict) -> float:
-    return -len(answer) / 100
 """
 
 
