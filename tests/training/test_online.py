@@ -262,12 +262,13 @@ def test_rewards_and_room_are_checked_before_the_first_step(write, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one(write, tmp_path, xtune):
+@pytest.mark.parametrize("spread", ["train.fsdp=False", "train.deepspeed=zero3", "train.fsdp=True"])
+def test_two_processes_learn_as_one(write, tmp_path, xtune, spread):
     """The second has fewer prompts than the first, and none in the last step."""
     write()
     changes = ["train.objective.kl=0.1", "train.lr=1e-4", "train.steps=None", "train.epochs=0.7"]
     options = [part for change in changes for part in ("--set", change)]
-    for name, more in (("one", ()), ("two", ("--nproc", 2))):
+    for name, more in (("one", ()), ("two", ("--nproc", 2, "--set", spread))):
         done = xtune("train", "recipe.py", "--run-dir", name, *options, *more, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     one, two = (Run(tmp_path / name) for name in ("one", "two"))

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from xtune.model.attention import OWN, PACKED
 from xtune.ranks import ranks
+from xtune.training.gather import whole_weights
 from xtune.training.group import gathered
 
 
@@ -83,7 +84,7 @@ def _generating(model: torch.nn.Module) -> Iterator[PreTrainedModel | PeftModel]
         base.set_attn_implementation(OWN)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole_weights(whole):
             yield whole
     finally:
         model.train(training)
