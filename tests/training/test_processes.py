@@ -171,6 +171,19 @@ def test_a_checkpoint_converts_to_what_the_run_left(train, xtune, folder, name):
         assert path.read_bytes() == (run.result / path.name).read_bytes()
 
 
+def wait_for_checkpoint(run: Run, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not newest_checkpoint(run.checkpoints):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+
+
+def ranks_of(launcher: subprocess.Popen) -> dict[str, psutil.Process]:
+    """The processes that a launcher started, by RANK."""
+    return {process.environ()["RANK"]: process for process in psutil.Process(launcher.pid).children()}
+
+
 def test_when_one_process_is_killed_all_end_with_one_message(folder):
     command = [sys.executable, "-m", "xtune", "train", "recipe.py", "--run-dir", "killed", "--nproc", "2"]
     more = ["--set", "train.steps=2000", "--set", "train.checkpoint_every=5", "--set", "data.held_out=0"]
@@ -178,12 +191,8 @@ def test_when_one_process_is_killed_all_end_with_one_message(folder):
         [*command, *more], cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
     )
     run = Run(folder / "killed")
-    deadline = time.monotonic() + 120
-    while not newest_checkpoint(run.checkpoints):
-        assert time.monotonic() < deadline
-        assert launcher.poll() is None, launcher.stderr.read()
-        time.sleep(0.05)
-    ranks = {process.environ()["RANK"]: process for process in psutil.Process(launcher.pid).children()}
+    wait_for_checkpoint(run, launcher)
+    ranks = ranks_of(launcher)
     ranks["1"].send_signal(signal.SIGKILL)
     _, told = launcher.communicate(timeout=60)
     assert launcher.returncode == 4

@@ -9,11 +9,10 @@ import sys
 import time
 from datetime import timedelta
 
-import psutil
 import pytest
 
 from tests.conftest import QUICKSTART
-from tests.training.test_processes import agree, environment
+from tests.training.test_processes import agree, environment, ranks_of, wait_for_checkpoint
 from xtune.errors import ResourceError, UsageError
 from xtune.recipe.load import load_recipe
 from xtune.run.directory import Run
@@ -118,14 +117,6 @@ def test_when_the_cable_is_cut_both_end_within_a_minute(hosts, folder):
     assert newest_checkpoint(Run(folder / "cut").checkpoints)
 
 
-def wait_for_checkpoint(run: Run, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not newest_checkpoint(run.checkpoints):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 def test_when_one_process_hangs_all_end_within_a_minute(folder):
     command = [sys.executable, "-m", "xtune", "train", "recipe.py", "--run-dir", "hangs", "--nproc", "2"]
@@ -133,7 +124,7 @@ def test_when_one_process_hangs_all_end_within_a_minute(folder):
         [*command, *ENDLESS], cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
     )
     wait_for_checkpoint(Run(folder / "hangs"), launcher)
-    ranks = {process.environ()["RANK"]: process for process in psutil.Process(launcher.pid).children()}
+    ranks = ranks_of(launcher)
     ranks["1"].send_signal(signal.SIGSTOP)
     _, told = launcher.communicate(timeout=60)
     assert launcher.returncode == 4

@@ -128,6 +128,12 @@ class Train(Section):
     keep_checkpoints: int = Field(2, ge=1)
     """Checkpoints kept; older ones are deleted."""
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether processes share what is kept of the model. Such a run writes its checkpoints in a form of its own,
+        even where there is one process."""
+        return self.fsdp or self.deepspeed is not None
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.steps is not None and self.epochs is not None:

@@ -1,4 +1,5 @@
-"""Weights that ZeRO-3 or FSDP2 spread over the processes, whole again in the first of them."""
+"""Weights that ZeRO-3 or FSDP2 spread over the processes, whole again: in the first of them, to be written, or for a
+while in all, to write answers."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def gather(model: nn.Module, train: Train, *, frozen: bool) -> None:
 
     frozen   also those that are not trained
     """
-    if not train.deepspeed and not train.fsdp:
+    if not train.is_spread:
         return
     for module in model.modules() if train.fsdp else ():
         if hasattr(module, "reshard"):  # what the last forward pass has left whole, would be put back later
@@ -72,16 +73,16 @@ _ROOM = 1.5  # times the weights: answers and what was computed for them need so
 @contextmanager
 def _without_hooks_of_deepspeed(model: nn.Module) -> Iterator[None]:
     """They gather and give back the weights of each layer, and take note of the order, for each token of an answer."""
-    before = {}
+    before = []
     for module in model.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            before[id(hooks)] = hooks, dict(hooks)
+            before.append((hooks, dict(hooks)))
             for key in [key for key, hook in hooks.items() if hook.__module__.startswith("deepspeed")]:
                 del hooks[key]
     try:
         yield
     finally:
-        for hooks, kept in before.values():
+        for hooks, kept in before:
             hooks.clear()
             hooks.update(kept)
 

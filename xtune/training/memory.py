@@ -121,7 +121,7 @@ def step_memory(train: Train, model: PreTrainedModel, batches: MicroBatches, *, 
     fixed, growing, outputs = kept_for_backward(model, short, longest, half=half)
     columns = len(longest["input_ids"]) * len(longest["logits_to_keep"])
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    spread = ranks() if train.deepspeed or train.fsdp else 1
+    spread = ranks() if train.is_spread else 1
     on_cpu = model.device.type == "cpu"
     gaps = GAPS if on_cpu and len(trained) < len(list(model.parameters())) else 1
     return StepMemory(

@@ -22,7 +22,7 @@ from xtune.training.online import CheckPrompts, Online
 from xtune.training.preference import Preference
 from xtune.training.reference import MeasureReference, Reference
 from xtune.training.reward import PairwiseReward, domain_names
-from xtune.training.rewards import check_question, load_judges
+from xtune.training.rewards import check_answer, load_judges
 from xtune.training.rollout import Sampling
 from xtune.training.sft import NextToken
 
@@ -67,8 +67,9 @@ def make_objective(
             recipe.train.seed,
             run / "completions.jsonl",
         )
-        for sample in needed:
-            check_question(options.rewards, online.question(sample))
+        if any(reward.function == "answer" for reward in options.rewards):
+            for sample in needed:
+                check_answer(online.question(sample))
         return online, [CheckPrompts(int(dataset.lengths[needed].max()), options.max_new_tokens)]
     if not isinstance(options, Dpo | Kto):
         return Preference(options, dataset), []

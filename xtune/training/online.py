@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ class Online:
         """Also told: the reward and each part of it, the deviation among answers to one prompt, tokens of an answer,
         the share of answers that were cut off, the divergence from the model before training per token."""
         if "share" in batch:
-            samples, seen = (sum(map(list, batch.get(name, [])), []) for name in ("share", "seen"))
+            samples, seen = ([*chain(*batch.get(name, []))] for name in ("share", "seen"))
             self._answer(model, samples, seen or [0] * len(samples), batch.get("step"))
         groups = [self._groups[number].pop(0) for number in batch["samples"]]
         completions = [completion for group in groups for completion in group.completions]
@@ -144,9 +145,8 @@ class Online:
         return Question.of(self.dataset.rows[number], condition, self.dataset.source(number))
 
     def _text(self, completion: Completion) -> str:
-        ids = (
-            completion.ids[:-1] if completion.ended else completion.ids
-        )  # not every stop token is a special one
+        # Not every stop token is a special one.
+        ids = completion.ids[:-1] if completion.ended else completion.ids
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _is_learnt(self, completion: Completion) -> bool:

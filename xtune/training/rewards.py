@@ -87,9 +87,9 @@ def check_rewards(rewards: Sequence[RewardTerm]) -> None:
             _find_function(reward.function)
 
 
-def check_question(rewards: Sequence[RewardTerm], question: Question) -> None:
-    """Raise UsageError where a prompt lacks what its answers are to be judged by."""
-    if question.answer is None and any(reward.function == "answer" for reward in rewards):
+def check_answer(question: Question) -> None:
+    """Raise UsageError where a prompt lacks what the reward "answer" compares with."""
+    if question.answer is None:
         raise UsageError(
             'The reward "answer" compares with the answer of the row, which has none.',
             where=question.place,

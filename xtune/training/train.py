@@ -24,7 +24,7 @@ from xtune.families.family import Options
 from xtune.home import is_disk_full
 from xtune.ranks import rank, ranks
 from xtune.recipe.load import load_recipe
-from xtune.recipe.schema import Full, Recipe, Train
+from xtune.recipe.schema import Full, Recipe
 from xtune.recipe.write import recipe_source
 from xtune.run.curve import draw_loss
 from xtune.run.directory import (
@@ -140,12 +140,6 @@ def describe(recipe: Recipe, preparation: Preparation) -> str:
     )
 
 
-def _spreads(train: Train) -> bool:
-    """Whether processes share what is kept of the model; such a run takes its checkpoints in its own form even where
-    there is one process."""
-    return train.fsdp or train.deepspeed is not None
-
-
 def _spread(recipe: Recipe) -> str:
     if recipe.train.deepspeed:
         return f", DeepSpeed {recipe.train.deepspeed} (deepspeed.json in the run directory)"
@@ -158,7 +152,7 @@ def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
     Raises UsageError and DataError for what the recipe names, ResourceError where memory or disk run out. The
     directory is made once data and model are loaded, so that a refused recipe leaves nothing behind.
     """
-    with joined(alone=_spreads(recipe.train)):
+    with joined(alone=recipe.train.is_spread):
         with together() as facts:
             path = new_run_path(recipe, Path(run_dir) if run_dir else None)
             preparation = prepare(recipe)
@@ -179,7 +173,7 @@ def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
     from xtune.training.checkpoints import newest_checkpoint, processes_of, remove_partial
 
     recipe = load_recipe(run.recipe_file, overrides or {})
-    with joined(alone=_spreads(recipe.train)):
+    with joined(alone=recipe.train.is_spread):
         with together() as facts:
             preparation = prepare(recipe)
             facts.update(_facts(recipe, preparation))
