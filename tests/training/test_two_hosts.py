@@ -7,18 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 
 import pytest
 
 from tests.conftest import QUICKSTART
 from tests.training.test_processes import agree, environment, ranks_of, wait_for_checkpoint
-from xtune.errors import ResourceError, UsageError
 from xtune.recipe.load import load_recipe
 from xtune.run.directory import Run
-from xtune.training import group
 from xtune.training.checkpoints import newest_checkpoint
-from xtune.training.group import joined
 from xtune.training.train import train
 
 ADDRESS = "10.93.7.1"
@@ -133,24 +129,34 @@ def test_when_one_process_hangs_all_end_within_a_minute(folder):
     assert not any(process.is_running() for process in ranks.values())
 
 
-def of_two(monkeypatch, rank: int, **variables: str) -> None:
+def join(rank: int, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A process of two that waits for the other for two seconds."""
     told = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", **variables}
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
+    code = (
+        "from datetime import timedelta\n"
+        "from xtune.training import group\n"
+        "group.JOINING = timedelta(seconds=2)\n"
+        "try:\n"
+        "    with group.joined():\n"
+        "        pass\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment(**told), capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_stays_alone_says_whom_it_waited_for(monkeypatch, rank):
-    of_two(monkeypatch, rank, MASTER_PORT="29417")
-    monkeypatch.setattr(group, "JOINING", timedelta(seconds=2))
-    with pytest.raises(ResourceError, match="did not find each other") as told, joined():
-        pass
-    assert f"process {rank} on" in told.value.where
-    assert "127.0.0.1:29417" in told.value.where
+def test_a_process_that_stays_alone_says_whom_it_waited_for(rank):
+    told = join(rank, MASTER_PORT="29417").stdout
+    assert told.startswith("ResourceError ")
+    assert "did not find each other" in told
+    assert f"process {rank} on" in told
+    assert "127.0.0.1:29417" in told
 
 
-def test_a_network_interface_that_is_not_there_is_named(monkeypatch):
-    of_two(monkeypatch, 1, MASTER_PORT="29418", GLOO_SOCKET_IFNAME="nowhere0")
-    with pytest.raises(UsageError, match="no network interface nowhere0") as told, joined():
-        pass
-    assert "lo" in told.value.fix
+def test_a_network_interface_that_is_not_there_is_named():
+    told = join(1, MASTER_PORT="29418", GLOO_SOCKET_IFNAME="nowhere0").stdout
+    assert told.startswith("UsageError ")
+    assert "no network interface nowhere0" in told
+    assert "It has lo" in told

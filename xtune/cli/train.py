@@ -58,8 +58,8 @@ def train(recipe, overrides, run_dir, resume_dir, nproc, dry_run):
             from xtune.training.train import train as run_recipe
 
             run = run_recipe(load_recipe(recipe, values), run_dir=run_dir)
-    if rank() == 0:
-        _show(run)
+        if rank() == 0:
+            _show(run)
 
 
 def _launch(recipe, overrides, values, run_dir, resume_dir, processes):

@@ -262,6 +262,8 @@ def reporting() -> Iterator[None]:
         if file or (isinstance(error, LostProcess) and rank() != 0):
             _leave(code)
         raise
+    # Seen with ZeRO-3: a thread that C++ code left running aborts the process at the interpreter's end, its work done.
+    _leave(0)
 
 
 def _write_error(file: Path, error: Exception, code: int) -> None:
