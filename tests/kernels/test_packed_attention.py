@@ -42,3 +42,21 @@ def test_no_sample_sees_another(changed):
         tensor.split(lengths, dim=2)[changed].add_(1.0)
     after = packed_attention(query, key, value, lengths, scale=1.0).split(lengths, dim=2)
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [i != changed for i in range(3)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+def test_flash_attention_on_a_gpu(heads):
+    torch.manual_seed(0)
+    lengths, results = [300, 1, 77, 129], []
+    states = [
+        torch.randn(1, count, sum(lengths), 64, device="cuda") for count in (heads[0], heads[1], heads[1])
+    ]
+    towards = torch.randn_like(states[0])
+    for attention, dtype in ((packed_attention, torch.bfloat16), (masked_attention, torch.float32)):
+        inputs = [state.to(dtype).requires_grad_() for state in states]
+        output = attention(*inputs, lengths, scale=0.125)
+        output.backward(towards.to(dtype))
+        results.append([output.detach().float(), *(tensor.grad.float() for tensor in inputs)])
+    for packed, masked in zip(*results, strict=True):
+        assert (packed - masked).norm() / masked.norm() < 1e-2

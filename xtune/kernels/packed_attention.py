@@ -1,7 +1,7 @@
 """Causal attention over samples packed into one row, none seeing another.
 
-`packed_attention` runs sample by sample, so its cost is the sum of the squared lengths, not the square of
-the sum. `masked_attention` is the plain PyTorch that it must equal.
+`packed_attention` costs the sum of the squared lengths, not the square of the sum: on a GPU by flash attention for
+varying lengths, elsewhere sample by sample. `masked_attention` is the plain PyTorch that it must equal.
 
     lengths [3, 2]     a a a b b
                     a  x . . . .
@@ -13,7 +13,9 @@ the sum. `masked_attention` is the plain PyTorch that it must equal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -39,6 +41,9 @@ def packed_attention(
     Returns [1, heads, tokens, dimension].
     """
     shared = query.shape[1] != key.shape[1]
+    half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    if half and slopes is None and not dropout and (varlen := _varlen()):
+        return varlen(query, key, value, lengths, scale)
     outputs = []
     for q, k, v in zip(*(tensor.split(list(lengths), dim=2) for tensor in (query, key, value)), strict=True):
         bias = None if slopes is None else alibi_bias(slopes, q.shape[2], 0, q.dtype)[None]
@@ -55,6 +60,36 @@ def packed_attention(
             )
         )
     return torch.cat(outputs, dim=2)
+
+
+@cache
+def _varlen() -> Callable[..., Tensor] | None:
+    """PyTorch's attention over samples of varying lengths, since 2.10."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = signature(varlen_attn).parameters
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        options = {"enable_gqa": True} if groups > 1 and "enable_gqa" in known else {}
+        if groups > 1 and not options:
+            key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+        starts, longest = _starts(tuple(lengths), query.device), max(lengths)
+        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+        output = varlen_attn(
+            query, key, value, starts, starts, longest, longest, scale=scale, window_size=(-1, 0), **options
+        )
+        return output.transpose(0, 1)[None]
+
+    return attend
+
+
+@lru_cache(maxsize=4)
+def _starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where samples begin and the last one ends, int32; the same for all layers of a pass."""
+    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
 
 
 def masked_attention(

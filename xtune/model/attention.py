@@ -26,7 +26,7 @@ def use_packed_attention(
     flash = flash and takes_flash(type(model), model.config)
     if sequence_processes > 1:
         check_sequence_parallel(model, sequence_processes)
-    elif attention == "flash_attention_2" or (attention == "auto" and flash):
+    elif attention == "flash_attention_2" or (attention == "auto" and flash and model.dtype.itemsize == 2):
         model.set_attn_implementation("flash_attention_2")
         return
     register()

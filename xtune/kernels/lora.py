@@ -1,0 +1,225 @@
+"""Linear layers with low-rank adapters, y = W x + b + s B A x, that keep little and go over memory seldom.
+
+Of each layer only the input and A x are kept for the backward pass; the adapter's part is added into the product with W
+while that is in the cache; layers with the same input share the products with their As and one gradient. The weights W
+stay as they are, so they may be 4-bit ones that are made dense for as long as a product takes.
+
+`plain_linear` and `plain_mlp` are what they must equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from xtune.kernels.rows import computing_dtype, multiplied_rows
+from xtune.kernels.swiglu import swiglu_backward, swiglu_forward
+
+
+@dataclass(frozen=True)
+class LoraLinear:
+    """A frozen linear layer with its adapter, or without.
+
+    dense   gives the weights, [outputs, inputs], in whatever type
+    bias    [outputs], or None
+    a, b    [rank, inputs] and [outputs, rank], or None
+    scale   s
+    """
+
+    dense: Callable[[], Tensor]
+    bias: Tensor | None = None
+    a: Tensor | None = None
+    b: Tensor | None = None
+    scale: float = 1.0
+
+
+def lora_linears(states: Tensor, layers: Sequence[LoraLinear]) -> tuple[Tensor, ...]:
+    """What each layer makes of the same states: [..., inputs] -> [..., outputs]."""
+    return _apply(_Linears, states, layers)
+
+
+def lora_mlp(states: Tensor, gate: LoraLinear, up: LoraLinear, down: LoraLinear) -> Tensor:
+    """down(silu(gate(states)) * up(states)): [..., features] -> [..., features]."""
+    return _apply(_Mlp, states, (gate, up, down))[0]
+
+
+def plain_linear(states: Tensor, layer: LoraLinear) -> Tensor:
+    """One layer in plain PyTorch."""
+    output = linear(states, layer.dense(), layer.bias)
+    if layer.a is None:
+        return output
+    a, b = (factor.to(states.dtype) for factor in (layer.a, layer.b))
+    return output + linear(linear(states, a), b) * layer.scale
+
+
+def plain_mlp(states: Tensor, gate: LoraLinear, up: LoraLinear, down: LoraLinear) -> Tensor:
+    """The same in plain PyTorch."""
+    return plain_linear(silu(plain_linear(states, gate)) * plain_linear(states, up), down)
+
+
+def _apply(function, states: Tensor, layers: Sequence[LoraLinear]) -> tuple[Tensor, ...]:
+    dtype = computing_dtype(states)
+    with torch.autocast(states.device.type, enabled=False):
+        rows = states.to(dtype).reshape(-1, states.shape[-1])
+        outputs = function.apply(
+            rows, tuple(layers), *(factor for one in layers for factor in (one.a, one.b))
+        )
+    return tuple(output.view(*states.shape[:-1], output.shape[-1]) for output in outputs)
+
+
+class _Linears(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states, layers, *_factors):
+        products = _Products(layers, states)
+        low, outputs = products.low(), products.outputs()
+        for rows in multiplied_rows(states):
+            products.forward(states[rows], low[rows], [output[rows] for output in outputs])
+        ctx.products = products.without_weights()
+        ctx.save_for_backward(states, low)
+        return outputs
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        states, low = ctx.saved_tensors
+        sums = _Sums(ctx.products)
+        at_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for rows in multiplied_rows(states):
+            parts = [gradient[rows] for gradient in gradients]
+            at_low = sums.backward(parts, low[rows], None if at_states is None else at_states[rows])
+            sums.add_at_a(at_low, states[rows])
+        return at_states, None, *sums.at_factors()
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states, layers, *_factors):
+        into = _Products(layers[:2], states)
+        gate, up = into.outputs()
+        low = into.low()
+        out_of = _Products(layers[2:], up)
+        low_out, (output,) = out_of.low(), out_of.outputs()
+        for rows in multiplied_rows(states):
+            into.forward(states[rows], low[rows], (gate[rows], up[rows]))
+            out_of.forward(swiglu_forward(gate[rows], up[rows]), low_out[rows], (output[rows],))
+        ctx.products = into.without_weights(), out_of.without_weights()
+        ctx.save_for_backward(states, gate, up, low, low_out)
+        return (output,)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        states, gate, up, low, low_out = ctx.saved_tensors
+        into, out_of = map(_Sums, ctx.products)
+        at_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for rows in multiplied_rows(states):
+            at_product = torch.empty_like(up[rows])
+            at_low = out_of.backward([gradient[rows]], low_out[rows], at_product)
+            product, *parts = swiglu_backward(at_product, gate[rows], up[rows])
+            out_of.add_at_a(at_low, product)
+            at_low = into.backward(parts, low[rows], None if at_states is None else at_states[rows])
+            into.add_at_a(at_low, states[rows])
+        return at_states, None, *into.at_factors(), *out_of.at_factors()
+
+
+class _Products:
+    """The products of layers with the same input, some rows at a time. Their factors are kept in the states' type."""
+
+    def __init__(self, layers: Sequence[LoraLinear], states: Tensor):
+        self.layers, self.states, self.dtype = layers, states, states.dtype
+        self.weights: list[Tensor] = self.dense()
+        ranks = [0 if layer.a is None else len(layer.a) for layer in layers]
+        self.rank = sum(ranks)
+        self.at = [slice(sum(ranks[:i]), sum(ranks[: i + 1])) for i in range(len(layers))]
+        adapted = [layer.a for layer in layers if layer.a is not None]
+        self.a = (adapted[0] if len(adapted) == 1 else torch.cat(adapted)).to(self.dtype) if adapted else None
+        self.b = [None if layer.b is None else layer.b.to(self.dtype) for layer in layers]
+
+    def dense(self) -> list[Tensor]:
+        """The weights of each layer, [outputs, inputs]."""
+        return [layer.dense().to(self.dtype) for layer in self.layers]
+
+    def without_weights(self) -> _Products:
+        """What is to be kept for the backward pass."""
+        self.weights = []
+        self.states = None
+        return self
+
+    def low(self) -> Tensor:
+        """Room for A x of all layers, [rows, sum of ranks]."""
+        return self.states.new_empty(len(self.states), self.rank)
+
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Room for what each layer makes of the states."""
+        return tuple(self.states.new_empty(len(self.states), len(weight)) for weight in self.weights)
+
+    def forward(self, states: Tensor, low: Tensor, outputs: Sequence[Tensor]) -> None:
+        if self.rank:
+            torch.mm(states, _thin(self.a), out=low)
+        for i, output in enumerate(outputs):
+            layer = self.layers[i]
+            if layer.bias is None:
+                torch.mm(states, self.weights[i].t(), out=output)
+            else:
+                torch.addmm(layer.bias.to(self.dtype), states, self.weights[i].t(), out=output)
+            if self.b[i] is not None:
+                output.addmm_(low[:, self.at[i]], _thin(self.b[i]), alpha=layer.scale)
+
+
+class _Sums:
+    """The backward pass of products, and the gradients at their factors, summed over the rows."""
+
+    def __init__(self, products: _Products):
+        self.products, self.weights = products, products.dense()
+        self.at_a: Tensor | None = None
+        self.at_b: list[Tensor | None] = [None] * len(products.layers)
+
+    def backward(self, gradients: Sequence[Tensor], low: Tensor, at_states: Tensor | None) -> Tensor:
+        """From the gradients at the outputs: adds to those at each b, writes those at the states, and returns those at
+        `low`, of which `add_at_a` makes those at each a."""
+        of = self.products
+        at_low = torch.empty_like(low)
+        for i, gradient in enumerate(gradients):
+            if of.b[i] is not None:
+                part, scale = at_low[:, of.at[i]], of.layers[i].scale
+                torch.addmm(part, gradient, of.b[i], beta=0, alpha=scale, out=part)
+                self.at_b[i] = _sum(self.at_b[i], low[:, of.at[i]].t(), gradient)
+        if at_states is None:
+            return at_low
+        torch.mm(gradients[0], self.weights[0], out=at_states)
+        for gradient, weight in zip(gradients[1:], self.weights[1:], strict=True):
+            at_states.addmm_(gradient, weight)
+        if of.rank:
+            at_states.addmm_(at_low, of.a)
+        return at_low
+
+    def add_at_a(self, at_low: Tensor, states: Tensor) -> None:
+        """Adds to the gradients at each a."""
+        if self.products.rank:
+            self.at_a = _sum(self.at_a, at_low.t(), states)
+
+    def at_factors(self) -> list[Tensor | None]:
+        """The gradients at a and b of each layer in turn."""
+        found: list[Tensor | None] = []
+        for layer, at, at_b in zip(self.products.layers, self.products.at, self.at_b, strict=True):
+            if layer.a is None:
+                found += [None, None]
+            else:
+                found += [self.at_a[at].to(layer.a.dtype), (at_b.t() * layer.scale).to(layer.b.dtype)]
+        return found
+
+
+def _thin(factor: Tensor) -> Tensor:
+    """Transposed. A CPU multiplies thin matrices twice as fast when their rows follow one another in memory."""
+    return factor.t() if factor.is_cuda else factor.t().contiguous()
+
+
+def _sum(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """total + left @ right, in float32 once there is more than one."""
+    if total is None:
+        return left @ right
+    if total.dtype == right.dtype == torch.float32:
+        return total.addmm_(left, right)
+    return total.float() + left @ right
