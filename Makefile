@@ -4,16 +4,25 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow stress lint bench clean
 
 quickstart: .venv/.installed
 	$(BIN)/xtune train examples/quickstart/recipe.py
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not stress" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Runs that are killed, signalled, and short of disk.
+stress: .venv/.installed-dev
+	$(BIN)/python -m pytest tests/reliability
+
+# Against the peers, in environments of their own (8 GB): make bench DATA=alpaca.json
+bench: .venv/.installed-dev
+	@test -n "$(DATA)" || { echo "Name a JSON file of alpaca rows: make bench DATA=alpaca.json"; exit 1; }
+	$(BIN)/python benchmarks/speed.py "$(DATA)"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -6,8 +6,17 @@ loads neither torch nor transformers.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# PyTorch reads it when it is imported. Rows are of all lengths: blocks of GPU memory that cannot grow leave gaps, of a
+# quarter of the memory (measured with a 7B model). An older name of it, if the user set that, goes before.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+# Nor does transformers then fetch programs from the hub, as it does where the package `kernels` is installed.
+os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 if TYPE_CHECKING:
     from xtune.chat.reward import load_reward_model as load_reward_model
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
     from xtune.errors import DataError as DataError
     from xtune.errors import RecipeError as RecipeError
     from xtune.errors import ResourceError as ResourceError
+    from xtune.errors import TrainingError as TrainingError
     from xtune.errors import UsageError as UsageError
     from xtune.errors import UserError as UserError
     from xtune.families.tokenizer import load_tokenizer as load_tokenizer
@@ -53,6 +63,7 @@ _MODULE_OF = {
     "DataError": "xtune.errors",
     "RecipeError": "xtune.errors",
     "ResourceError": "xtune.errors",
+    "TrainingError": "xtune.errors",
     "UsageError": "xtune.errors",
 }
 

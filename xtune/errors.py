@@ -46,3 +46,9 @@ class ResourceError(UserError):
     """The machine has not enough of something: disk, memory, a device."""
 
     exit_code = 4
+
+
+class TrainingError(UserError):
+    """Training leads nowhere: its losses are not finite, or nothing is learnt."""
+
+    exit_code = 5

@@ -18,14 +18,17 @@ def home() -> Path:
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
+def new_directory(target: Path, replace: bool = False) -> Iterator[Path]:
     """A directory to write in that becomes `target` when all is written, and never half of it.
 
     The work happens beside `target` and is renamed at the end. Where another process made the same target
     in the meantime, that one is kept: both were made from the same content.
+
+    replace   take the place of a target that is there
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    old = work.with_name(f"{work.name}-old")
     try:
         yield work
         for path in work.rglob("*"):
@@ -33,14 +36,45 @@ def new_directory(target: Path) -> Iterator[Path]:
                 path.chmod(0o644)  # some writers make private files
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
+            else:
+                sync_folder(path)
         work.chmod(0o755)  # mkdtemp made it private
+        sync_folder(work)
+        if replace and target.is_dir():
+            os.rename(target, old)
         try:
             os.rename(work, target)
         except OSError:
             if not target.is_dir():
                 raise
+        sync_folder(target.parent)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for path in (work, old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def stays_within(name: str) -> bool:
+    """Whether a name, as a file lists those of others, leads to nowhere outside of the folder that it starts from."""
+    return not os.path.isabs(name) and ".." not in Path(name).parts
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file that has all of the content or, if it was there, what it had before."""
+    work = file.with_name(f".{file.name}")
+    with open(work, "wb") as opened:
+        opened.write(content.encode() if isinstance(content, str) else content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    work.replace(file)
+
+
+def sync_folder(folder: Path) -> None:
+    """See that the names in a folder are on the disk."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

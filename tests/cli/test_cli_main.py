@@ -135,7 +135,9 @@ def test_a_bug_is_a_short_message_and_a_traceback_on_request():
     assert "Traceback" in debugged.stderr
 
 
-@pytest.mark.parametrize(("kind", "code"), [("UsageError", 2), ("DataError", 3), ("ResourceError", 4)])
+@pytest.mark.parametrize(
+    ("kind", "code"), [("UsageError", 2), ("DataError", 3), ("ResourceError", 4), ("TrainingError", 5)]
+)
 def test_user_errors_have_their_exit_codes(kind, code):
     body = f"import xtune; raise xtune.{kind}('No rows.', where='a.jsonl:3', fix='add some')"
     done = broken(body)

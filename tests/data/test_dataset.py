@@ -200,16 +200,16 @@ def test_the_hash_of_a_large_file_is_kept_until_it_changes(tmp_path, monkeypatch
     monkeypatch.setattr(cache_key, "_LARGE", 0)
     file = tmp_path / "large"
     file.write_text("one")
-    first = cache_key._file_hash(str(file))
+    first = cache_key.file_hash(str(file))
     assert not (tmp_path / "home").exists()  # so soon after its change it might change again unseen
     long_ago = time.time() - 100
     os.utime(file, (long_ago, long_ago))
     monkeypatch.setattr(cache_key.time, "time_ns", lambda: int((time.time() + 100) * 1e9))
-    assert cache_key._file_hash(str(file)) == first
+    assert cache_key.file_hash(str(file)) == first
     reads = []
     original = cache_key._read_hash
     monkeypatch.setattr(cache_key, "_read_hash", lambda path: reads.append(path) or original(path))
-    assert cache_key._file_hash(str(file)) == first
+    assert cache_key.file_hash(str(file)) == first
     assert not reads
     file.write_text("two")
-    assert cache_key._file_hash(str(file)) != first
+    assert cache_key.file_hash(str(file)) != first

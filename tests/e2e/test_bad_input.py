@@ -135,4 +135,4 @@ def test_memory_that_runs_out_is_told_from_a_bug():
 def test_resuming_what_is_no_run(xtune, tmp_path):
     done = xtune("train", "--resume", "nowhere", cwd=tmp_path)
     assert done.returncode == 2
-    assert "not a run directory" in done.stderr
+    assert "There is no run" in done.stderr

@@ -14,6 +14,7 @@ from tests.training.test_methods import recipe
 from xtune.errors import RecipeError
 from xtune.model.adapters import attach_adapter
 from xtune.model.attention import use_packed_attention
+from xtune.model.fused import fuse
 from xtune.model.load import load_model
 from xtune.recipe.schema import Lora, Train
 from xtune.training import memory
@@ -32,17 +33,20 @@ def batch(lengths, packing) -> dict:
             "input_ids": torch.stack([torch.cat([one, one.new_zeros(longest - len(one))]) for one in ids])
         }
         made["position_ids"] = torch.arange(longest).expand(len(ids), -1)
-    return {**made, "logits_to_keep": torch.arange(made["input_ids"].shape[1])}
+    columns = torch.arange(made["input_ids"].shape[1] - 1)
+    return {**made, "labels": made["input_ids"], "logits_to_keep": columns}
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("method", [None, {}, {"dora": True, "dropout": 0.1}])
-def test_what_is_kept_of_a_short_text_tells_of_a_long_pass(tiny_model, attention, method):
+@pytest.mark.parametrize("kernels", [[], ["loss", "lora", "mlp", "norm", "attention"]])
+def test_what_is_kept_of_a_short_text_tells_of_a_long_pass(tiny_model, attention, method, kernels):
     model = load_model(tiny_model, dtype="float32", attention=attention)
     if attention == "sdpa":
         use_packed_attention(model)
     if method is not None:
         model = attach_adapter(model, Lora(kind="lora", rank=4, **method))
+    fuse(model, kernels)
     packing = attention == "sdpa"
     short = batch([67], packing)
     for lengths in ([350], [120, 300, 41]):

@@ -219,7 +219,7 @@ def test_more_steps_and_other_data_are_measured_by_the_same_model(
         rest = lines.readlines()[1:]
     with open(file, "w") as lines:
         lines.writelines(rest)
-    more = resume(short.path, {"train.steps": 4})
+    more = resume(short.path, {"train.steps": 4, "data.sources.0.path": str(file)})
     known = reference_of(more)
     assert all(known[key] == pytest.approx(one[key], abs=1e-4) for key in known.keys() & one.keys())
 

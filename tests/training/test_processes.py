@@ -21,8 +21,8 @@ from xtune.recipe.load import load_recipe
 from xtune.recipe.overrides import parse_overrides
 from xtune.recipe.schema import Train
 from xtune.run.directory import Run
+from xtune.training import checkpoints
 from xtune.training.checkpoints import newest_checkpoint, processes_of
-from xtune.training.held_out import HeldOutLoss
 from xtune.training.train import prepare, resume
 from xtune.training.train import train as train_here
 
@@ -278,14 +278,14 @@ def test_a_dry_run_counts_the_processes(folder):
 
 def break_saving(patch, step: int) -> None:
     """Fail at the checkpoint of a step, after transformers has written it and before the manifest is."""
-    measure = HeldOutLoss.on_save
+    make_whole = checkpoints._make_whole
 
-    def on_save(self, args, state, control, **kwargs):
-        if state.global_step == step:
+    def fail(checkpoint, *arguments):
+        if checkpoint.name == f"checkpoint-{step}":
             raise OSError("broken")
-        measure(self, args, state, control, **kwargs)
+        make_whole(checkpoint, *arguments)
 
-    patch.setattr(HeldOutLoss, "on_save", on_save)
+    patch.setattr(checkpoints, "_make_whole", fail)
 
 
 def test_a_checkpoint_is_kept_until_the_next_is_whole(folder, monkeypatch):
@@ -321,7 +321,8 @@ def test_only_adamw_goes_on_with_another_number_under_deepspeed(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_of_one_process_ends_all(folder, tmp_path, xtune):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, -1))"
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, -1))"
+    soon = "import resource; from xtune.training import full_disk; full_disk.PAUSE = 0.1"
     ended = xtune(
         "train",
         "recipe.py",
@@ -330,7 +331,7 @@ def test_a_full_disk_of_one_process_ends_all(folder, tmp_path, xtune):
         "--nproc",
         2,
         cwd=folder,
-        env=in_ranks("1", tmp_path, limit),
+        env=in_ranks("01", tmp_path, f"{soon}; os.environ['RANK'] == '1' and {limit}"),
     )
     assert ended.returncode == 4
     assert ended.stderr.count("error") == 1

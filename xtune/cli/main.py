@@ -1,6 +1,7 @@
 """The command `xtune`: finds the subcommand, and turns what goes wrong into a message and an exit code.
 
-Exit codes: 0 done, 1 a bug in xtune, 2 wrong usage or recipe, 3 data, 4 resources, 130 interrupted.
+Exit codes: 0 done, 1 a bug in xtune, 2 wrong usage or recipe, 3 data, 4 resources, 128 + n ended by signal n
+(130: Ctrl-C, 143: SIGTERM).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from xtune.errors import UserError
+from xtune.errors import ResourceError, UserError
 
 # What each imports is loaded only when it is called: the list must not cost the seconds that torch takes.
 COMMANDS = {
@@ -72,9 +73,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args = [a for a in args[:end] if a != "--debug"] + args[end:]  # so that it may stand anywhere
     try:
         code = cli.main(args, prog_name="xtune", standalone_mode=False)
-    except (click.Abort, KeyboardInterrupt):
-        _say("interrupted")
-        code = 130
+    except (click.Abort, KeyboardInterrupt) as error:
+        error = error.__cause__ or error  # click makes an Abort of what it sees
+        _say(str(error) or "interrupted")
+        code = getattr(error, "exit_code", 130)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -91,6 +93,12 @@ def _report(error: Exception) -> int:
     if isinstance(error, UserError):
         _say(f"error: {error}")
         return error.exit_code
+    from xtune.home import is_disk_full
+
+    if is_disk_full(error):
+        where = f"\n  where: {error.filename}" if getattr(error, "filename", None) else ""
+        _say(f"error: The disk is full.{where}\n  fix:   Free some space and repeat the command.")
+        return ResourceError.exit_code
     _say(f"internal error: {type(error).__name__}: {error}")
     _say("This is a bug in xtune. Please run the command again with --debug and report what it prints.")
     return 1

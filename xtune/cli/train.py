@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 
@@ -25,8 +27,9 @@ import click
     metavar="N",
     help="Train in N processes, one for each GPU; the batch stays the recipe's.",
 )
+@click.option("--profile", is_flag=True, help="Show where the time of a step goes: RUN/profile.txt.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen; load no weights.")
-def train(recipe, overrides, run_dir, resume_dir, nproc, dry_run):
+def train(recipe, overrides, run_dir, resume_dir, nproc, profile, dry_run):
     """Train as RECIPE (a file, or a shipped recipe's name) says."""
     from xtune.ranks import rank, ranks
     from xtune.recipe.load import load_recipe
@@ -37,6 +40,8 @@ def train(recipe, overrides, run_dir, resume_dir, nproc, dry_run):
         raise click.UsageError("Name a recipe, or a run to --resume (not both).")
     if dry_run and resume_dir:
         raise click.UsageError("--dry-run tells of a recipe, not of a run to --resume.")
+    if profile and resume_dir:
+        raise click.UsageError("--profile looks at a run from its start: name a recipe.")
     values = parse_overrides(overrides)
     with reporting():
         if nproc > 1 and ranks() > 1:
@@ -48,7 +53,7 @@ def train(recipe, overrides, run_dir, resume_dir, nproc, dry_run):
             click.echo(describe(loaded, prepare(loaded, max(nproc, ranks()))))
             return
         if nproc > 1:
-            _launch(recipe, overrides, values, run_dir, resume_dir, nproc)
+            _launch(recipe, overrides, values, run_dir, resume_dir, nproc, profile)
             return
         if resume_dir:
             from xtune.training.train import resume
@@ -57,12 +62,12 @@ def train(recipe, overrides, run_dir, resume_dir, nproc, dry_run):
         else:
             from xtune.training.train import train as run_recipe
 
-            run = run_recipe(load_recipe(recipe, values), run_dir=run_dir)
+            run = run_recipe(load_recipe(recipe, values), run_dir=run_dir, profile=profile)
         if rank() == 0:
             _show(run)
 
 
-def _launch(recipe, overrides, values, run_dir, resume_dir, processes):
+def _launch(recipe, overrides, values, run_dir, resume_dir, processes, profile):
     """The same command in several processes, the first of which shows the result."""
     from pathlib import Path
 
@@ -75,7 +80,7 @@ def _launch(recipe, overrides, values, run_dir, resume_dir, processes):
         arguments = ["--resume", str(path)]
     else:
         path = new_run_path(load_recipe(recipe, values), Path(run_dir) if run_dir else None)
-        arguments = [recipe, "--run-dir", str(path)]
+        arguments = [recipe, "--run-dir", str(path), *(["--profile"] if profile else [])]
     for override in overrides:
         arguments += ["--set", override]
     launch(arguments, processes, path)
@@ -88,10 +93,12 @@ def _show(run) -> None:
 
     console = Console(highlight=False)
     lines = run.metrics()
+    learnt = [line for line in lines if "skipped" not in line] or lines
+    if skipped := len(lines) - len(learnt):
+        console.print(f"skipped  {skipped} of {len(lines)} steps ({run.path / 'bad_steps'})", soft_wrap=True)
     name = judged_by(lines[0])
-    console.print(
-        f"{name:8} {lines[0][name]:.3f} -> {lines[-1][name]:.3f} ({run.path / 'loss.png'})", soft_wrap=True
-    )
+    first, last = (math.nan if line[name] is None else line[name] for line in (learnt[0], learnt[-1]))
+    console.print(f"{name:8} {first:.3f} -> {last:.3f} ({run.path / 'loss.png'})", soft_wrap=True)
     console.print(f"result   {run.result}", soft_wrap=True)
     if run.read_json("probe.json"):
         console.print(probe_table(run))

@@ -34,8 +34,8 @@ def cache_key(data: Data, tokenizer: PreTrainedTokenizerFast, template: Template
     digest = hashlib.sha256(_code_hash())
     for source in data.sources:
         digest.update(source.model_dump_json(exclude=_WEIGHTS).encode())
-        for file in [*_files(source), *_own_format(source)]:
-            digest.update(_file_hash(file))
+        for file in files_of(source):
+            digest.update(file_hash(file))
     options = data.model_dump(exclude=_DRAWN) | {"grouped": data.held_out > 0, "objective": objective}
     options["declared_tokens"] = declared_tokens(tokenizer)
     for part in (json.dumps(options), json.dumps(asdict(template)), tokenizer.backend_tokenizer.to_str()):
@@ -43,20 +43,19 @@ def cache_key(data: Data, tokenizer: PreTrainedTokenizerFast, template: Template
     return digest.hexdigest()[:32]
 
 
-def _files(source: Source) -> list[str]:
-    try:
-        return data_files(source.path, source.split)
-    except UserError:
-        return []  # reading it says what is wrong
-
-
-def _own_format(source: Source) -> list[str]:
+def files_of(source: Source) -> list[str]:
+    """The files on disk that a source's samples depend on: its data, and a format of the user's."""
     file, is_own, _ = source.format.partition(".py:")
-    return [file + ".py"] if is_own else []
+    own = [file + ".py"] if is_own else []
+    try:
+        return [*data_files(source.path, source.split), *own]
+    except UserError:
+        return own  # reading it says what is wrong
 
 
-def _file_hash(path: str) -> bytes:
-    """SHA-256 of a file. Of a large one it is kept, by the file's number, size and time of change."""
+def file_hash(path: str) -> bytes:
+    """SHA-256 of a file, b"" where it cannot be read. Of a large one it is kept, by the file's number, size and time
+    of change."""
     try:
         about = os.stat(path)
         if about.st_size < _LARGE:
@@ -70,7 +69,11 @@ def _file_hash(path: str) -> bytes:
         # A change so soon after this one might have the same time.
         if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > 2e9:
             known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps({"stamp": stamp, "hash": content.hex()}), encoding="utf-8")
+            work = known.with_name(
+                f".{known.name}-{os.getpid()}"
+            )  # whole or not at all; others may do the same
+            work.write_text(json.dumps({"stamp": stamp, "hash": content.hex()}), encoding="utf-8")
+            work.replace(known)
         return content
     except OSError:
         return b""  # reading it says what is wrong

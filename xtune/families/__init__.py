@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,10 +26,13 @@ from xtune.families import (
 from xtune.families.family import Family, Layout, Options
 from xtune.families.reward import is_reward_config, refusal
 from xtune.families.rope import scale_rope
+from xtune.home import home
 from xtune.json_file import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+_NAMED = "families.txt"
 
 FAMILIES: tuple[Family, ...] = (
     internlm.FAMILY,
@@ -114,7 +118,27 @@ def _from_file(path: Path) -> Family:
             where=str(path),
             fix="See examples/your_own_family in xtune's repository.",
         )
+    _remember(path)
     return module["FAMILY"]
+
+
+def was_named(file: str) -> bool:
+    """Whether a family's .py file was named by a recipe or a command here before. The note beside an adapter or a model
+    names one too; that alone lets nothing run."""
+    known = home() / _NAMED
+    return known.is_file() and str(_whole(file)) in known.read_text(encoding="utf-8").splitlines()
+
+
+def _remember(file: Path) -> None:
+    if not was_named(str(file)):
+        with suppress(OSError):  # a home that is read-only
+            home().mkdir(parents=True, exist_ok=True)
+            with open(home() / _NAMED, "a", encoding="utf-8") as known:
+                known.write(f"{_whole(file)}\n")
+
+
+def _whole(file: str | Path) -> Path:
+    return Path(file).expanduser().resolve()
 
 
 def read_layout(directory: Path, options: Options) -> Layout | None:
@@ -155,7 +179,16 @@ def read_native_config(directory: Path, options: Options) -> PreTrainedConfig:
     """config.json in transformers' own layout, as read_layout has None for, with the RoPE scaling of `options`."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    # Without a way to attend: config.json may name one that is downloaded, and is a program.
+    config = AutoConfig.from_pretrained(
+        directory,
+        local_files_only=True,
+        trust_remote_code=False,
+        attn_implementation=None,
+        experts_implementation=None,
+    )
+    if hasattr(config, "auto_map"):  # the publisher's own classes, which transformers would ask to run
+        del config.auto_map
     if options.rope_scaling:
         scale_rope(config, options.rope_scaling)
     return config

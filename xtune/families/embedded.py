@@ -23,8 +23,7 @@ def model_directory(path: str) -> Path:
     hub (owner/name) downloaded."""
     if path in EMBEDDED:
         return embedded_directory()
-    directory = Path(path).expanduser()
-    return hub_directory(path) if not directory.exists() and is_hub_name(path) else directory
+    return hub_directory(path) if is_hub_name(path) else Path(path).expanduser()
 
 
 def embedded_directory() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -15,9 +16,11 @@ from xtune.terminal import messages
 _SMALL = ("*.json", "*.model", "*.tiktoken", "*.txt", "*.jinja", "*.py", "LICENSE*", "*.md")
 
 
-def is_hub_name(path: str) -> bool:
-    """Whether it looks like owner/name, as "Qwen/Qwen2.5-7B-Instruct"."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) is not None
+def is_hub_name(path: str | Path) -> bool:
+    """Whether it looks like owner/name, as "Qwen/Qwen2.5-7B-Instruct", and nothing that is, or was to be, on this disk:
+    of a mistyped path nobody else is asked."""
+    looks_like_one = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)) is not None
+    return looks_like_one and not os.path.lexists(path) and not os.path.isdir(os.path.dirname(path))
 
 
 def hub_directory(name: str) -> Path:
@@ -48,6 +51,8 @@ def network_fault() -> str | None:
     """Why the hub cannot be reached, where that shows at once; its library would try for half a minute."""
     from huggingface_hub import constants
 
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
     host = urlsplit(constants.ENDPOINT).hostname
     if not getproxies():
         try:

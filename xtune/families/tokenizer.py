@@ -91,10 +91,12 @@ def _native_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"The tokenizer cannot be loaded: {str(error).splitlines()[0]}",
             where=str(directory),
-            fix=_COPY,
+            fix="Its publisher's code is never run: take a copy with a tokenizer.json."
+            if "trust_remote_code" in str(error)
+            else _COPY,
         ) from None

@@ -117,12 +117,23 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
         save_file({**load_file(file), **others}, file, metadata={"format": "pt"})
 
 
+_ELSEWHERE = ("adapters", "shadow_model", "megatron_config")
+"""What adapter_config.json names other models by, or modules to import: PEFT's X-LoRA, Shadow and Megatron's layers."""
+
+
 def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
     """The model with a trained adapter, for inference. Raises UsageError where it does not fit to the last tensor."""
     from peft import PeftModel
     from peft.utils import set_peft_model_state_dict
 
     tensors = read_adapter(directory)
+    config = read_json_if_there(directory / "adapter_config.json")
+    if named := [name for name in _ELSEWHERE if config.get(name)]:
+        raise UsageError(
+            f"The adapter is of a kind that loads other models or programs, and is not opened ({named[0]}).",
+            where=str(directory / "adapter_config.json"),
+            fix="Use a LoRA adapter.",
+        )
     if ids := _trained_tokens(directory):
         grow_embeddings(model, ids)
     if is_reward_adapter(directory):

@@ -11,6 +11,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ from xtune.errors import UsageError
 from xtune.families import read_native_config
 from xtune.families.family import Layout, Options
 from xtune.families.layout import Fused, heads, original_name
+from xtune.home import stays_within
 from xtune.model.safetensors_header import instead_of_weights, read_header
 
 if TYPE_CHECKING:
@@ -73,7 +75,11 @@ class Weights(NamedTuple):
 def read_weights(directory: Path) -> Weights:
     """The headers of a model directory's weight files. Reads no weights, and runs nothing that a .bin holds."""
     problems: list[Problem] = []
-    files = _files(directory, problems)
+    try:
+        check_index(directory)
+        files = _files(directory, problems)
+    except UsageError as error:
+        problems, files = [Problem(error.what, str(error.where), str(error.fix))], []
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
@@ -106,10 +112,17 @@ def _files(directory: Path, problems: list[Problem]) -> list[Path]:
     return []
 
 
+_NO_INDEX = (ValueError, KeyError, TypeError, AttributeError)
+
+
+def _names(index: Path) -> list[str]:
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+
+
 def _shards(index: Path, problems: list[Problem]) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        names = _names(index)
+    except _NO_INDEX:
         reason = instead_of_weights(index) or "is not an index of weight files"
         problems.append(Problem(f"{index.name} {reason}.", str(index), "Download the file again."))
         return []
@@ -126,6 +139,19 @@ def _shards(index: Path, problems: list[Problem]) -> list[Path]:
             )
         )
     return [file for file in files if file.is_file()]
+
+
+def check_index(directory: Path) -> None:
+    """Raise UsageError where an index names files outside of a model's directory, which transformers would read."""
+    for _, index in FORMATS:
+        with suppress(OSError, *_NO_INDEX):
+            for name in _names(directory / index):
+                if not stays_within(name):
+                    raise UsageError(
+                        f"{index} names what lies outside of the model's folder: {name}",
+                        where=str(directory),
+                        fix="Download the model again, from a publisher whom you trust.",
+                    )
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:

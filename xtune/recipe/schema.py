@@ -74,6 +74,9 @@ class Model(Section):
         return self
 
 
+Kernel = Literal["loss", "lora", "mlp", "norm", "attention"]
+"""What train.fused names."""
+
 ZERO = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 """What train.deepspeed names without a file."""
 
@@ -115,6 +118,12 @@ class Train(Section):
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Recompute activations in the backward pass: less memory, about a third more time. "auto": where memory would not
     do otherwise."""
+    on_oom: Literal["stop", "adapt"] = "stop"
+    """Where a step runs out of memory: stop, and tell which settings would help; or adapt: go on with forward passes of
+    half as many samples (micro_batch_size) in the same steps."""
+    fused: bool | list[Kernel] = True
+    """Kernels of xtune's own, which give what plain PyTorch does in less time and memory: loss (of the output layer,
+    where there is a label), lora, mlp, norm, attention (projections and rotary embeddings). False: plain PyTorch."""
     deepspeed: str | None = None
     """What is spread over the processes by DeepSpeed. "zero1": the optimizer's state, "zero2": gradients too, "zero3":
     weights too; "zero2_offload", "zero3_offload": in the CPU's memory. Or a path to a DeepSpeed file in JSON."""
@@ -144,6 +153,8 @@ class Train(Section):
         if self.steps is not None and self.warmup >= self.steps:
             raise conflict(f"all {self.steps} steps would be warm-up", "warmup", "steps")
         self._check_spread()
+        if self.on_oom == "adapt":
+            self._check_adapting()
         if self.decay is not None and self.schedule != "wsd":
             raise conflict('only schedule = "wsd" has a decay of its own', "decay", "schedule")
         return self
@@ -171,6 +182,21 @@ class Train(Section):
                 "micro_batch_size",
                 "batch_tokens",
             )
+
+    def _check_adapting(self) -> None:
+        """Whether there are smaller forward passes to go on with."""
+        if self.batch_tokens is not None:
+            raise conflict(
+                "with batch_tokens, a forward pass may be one sample of data.max_length, which cannot be halved",
+                "on_oom",
+                "batch_tokens",
+            )
+        if hasattr(self.objective, "completions"):
+            raise conflict(
+                "it does not write fewer answers at once; lower generation_batch", "on_oom", "objective"
+            )
+        if self.is_spread:
+            raise conflict("it does not go with DeepSpeed and FSDP, which train in many processes", "on_oom")
 
     def _check_spread(self) -> None:
         """Whether what is spread over processes goes with the optimizer."""

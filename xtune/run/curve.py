@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 
+from xtune.home import write_whole
 from xtune.run.directory import Run
 
 
@@ -13,11 +15,13 @@ def judged_by(figures: Mapping[str, float]) -> str:
 
 
 def draw_loss(run: Run) -> None:
-    """Write loss.png: the loss or reward of each step, and its running mean over a tenth of the run."""
+    """Write loss.png: the loss or reward of each step that was not skipped, and its running mean over a tenth."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window system is asked for
     from matplotlib.figure import Figure
 
-    lines = run.metrics()
+    lines = [line for line in run.metrics() if "skipped" not in line]
+    if not lines:
+        return
     steps = [line["step"] for line in lines]
     name = judged_by(lines[0])
     values = [line[name] for line in lines]
@@ -36,4 +40,6 @@ def draw_loss(run: Run) -> None:
         axes.set(ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    FigureCanvasAgg(figure).print_png(run.path / "loss.png")
+    picture = BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    write_whole(run.path / "loss.png", picture.getvalue())

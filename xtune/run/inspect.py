@@ -76,6 +76,8 @@ def inspect(path: str, *, family: str = "auto") -> Inspection:
     """
     quiet_libraries()
     base, adapter, options = path, None, Options()
+    if family != "auto":
+        find_family(Path(path), family)  # a program that is named here is trusted from here on
     directory = Path(path).expanduser()
     if path not in EMBEDDED and (is_run(directory) or (directory / "adapter_config.json").is_file()):
         target = find_target(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xtune.errors import UsageError
-from xtune.families import read_config
+from xtune.families import read_config, was_named
 from xtune.families.choose_template import choose_template, own_template
 from xtune.families.embedded import EMBEDDED, model_directory
 from xtune.families.family import Options
@@ -148,6 +148,14 @@ def scores_read_at(directory: Path) -> str | int | None:
 def noted_options(note: dict[str, Any], directory: Path) -> Options:
     """The family's options that a directory's note holds. Raises UsageError for unknown ones."""
     values = dict(note.get("model_options", {}))
+    family = str(values.get("family", ""))
+    if family.endswith(".py") and not was_named(family):
+        raise UsageError(
+            f"The model needs a program that was not used here before, {family}, and is not opened.",
+            where=str(directory / NOTE),
+            fix="If you trust that program, say so once, and repeat the command: xtune inspect BASE --family "
+            + family,
+        )
     try:
         if scaling := values.pop("rope_scaling", None):
             values["rope_scaling"] = RopeScaling(**scaling)

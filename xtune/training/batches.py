@@ -53,6 +53,14 @@ class MicroBatches(torch.utils.data.Dataset):
             return self.plan.steps * whole * sharing
         return (self.plan.steps - 1) * whole + len(self.plan.micro_batches(self.plan.steps - 1))
 
+    def of_step(self, step: int, process: int) -> list[dict[str, Any]]:
+        """What one of all processes takes in a step, pass by pass."""
+        each = self.processes * self.batches.layout.processes
+        places = range(
+            step * self.passes * each + process, min((step + 1) * self.passes * each, len(self)), each
+        )
+        return [self[place] for place in places]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         index //= self.batches.layout.processes
         step, part = divmod(index, self.passes * self.processes)

@@ -1,56 +1,150 @@
 """Checkpoints to resume from: whole, or not there.
 
-Trainer writes a checkpoint file by file; the manifest written after the last one, with every file's size,
-makes it whole. What has no manifest, or does not match it, was cut short and is passed over.
+One is written beside the others, in a folder that nothing takes for a checkpoint, and moved to its place when all of it
+is on the disk, with a manifest of every file's size and hash. What does not agree with its manifest was damaged
+afterwards: it is named, and passed over.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import get_model_param_count
 
 from xtune.errors import UsageError
-from xtune.ranks import ranks
+from xtune.home import stays_within, sync_folder, write_whole
+from xtune.model.health import check_index
+from xtune.ranks import rank, ranks
 from xtune.recipe.schema import Train
+from xtune.terminal import messages
 from xtune.training.deepspeed import zero_stage
-from xtune.training.group import together
+from xtune.training.full_disk import until_there_is_room
+from xtune.training.group import gathered, of_first, together
+from xtune.training.memory import STATE
+from xtune.training.pickled import tensors_only
+from xtune.training.stopping import anyone_asked, begin_step, end_step
 
 _MANIFEST = "manifest.json"
+_BESIDE = ".writing"
+_BLOCK = 16 << 20  # bytes that a thread hashes at once
 
 
-class WriteManifest(TrainerCallback):
-    """After each save by all processes: make sure that all of it is on the disk, then say so in the manifest.
+class WholeCheckpoints(Trainer):
+    """transformers' loop, whose checkpoints are whole or not there. The oldest are deleted by ours, once a new one is
+    whole."""
 
-    keep   whole checkpoints to keep; older ones are deleted, once the new one is whole
+    options: Train
+
+    def _get_output_dir(self, trial):
+        return str(Path(super()._get_output_dir(trial), _BESIDE))
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        with tensors_only(resume_from_checkpoint, self.is_deepspeed_enabled):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with tensors_only(checkpoint, deepspeed=False):
+            super()._load_rng_state(checkpoint)
+
+    def _save_checkpoint(self, model, trial):
+        zero = self.args.deepspeed["zero_optimization"].get("stage", 0) if self.args.deepspeed else None
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        write = partial(super()._save_checkpoint, model, trial)
+        about = {"step": self.state.global_step, "processes": ranks(), "zero": zero}
+        keep = partial(_make_whole, checkpoint, about, self.options.keep_checkpoints)
+        weights = get_model_param_count(model, trainable_only=True)
+        needed = int(weights * (4 + STATE[self.options.optimizer]))
+        wait = partial(until_there_is_room, what=checkpoint.name, folder=checkpoint.parent, needed=needed)
+        if ranks() > 1 and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            # They talk to each other while they write: one that fails there cannot try again alone.
+            wait(partial(_begin, checkpoint, needed))
+            write()
+            keep()
+        else:
+            wait(partial(_write_all, checkpoint, write, keep))
+
+
+def _write_all(checkpoint: Path, write: Callable[[], None], keep: Callable[[], None]) -> None:
+    _begin(checkpoint)
+    try:
+        with together():
+            write()
+        keep()
+    except Exception:
+        remove_unfinished(checkpoint.parent)  # which takes room
+        raise
+
+
+def _begin(checkpoint: Path, needed: int = 0) -> None:
+    """Remove what a killed run has left. Raises OSError where fewer bytes are free than needed."""
+    with together():
+        if rank() == 0:
+            remove_unfinished(checkpoint.parent)
+            checkpoint.parent.mkdir(exist_ok=True)
+            if shutil.disk_usage(checkpoint.parent).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _make_whole(checkpoint: Path, about: dict[str, Any], keep: int) -> None:
+    """Of a checkpoint that all processes have written beside: see that all is on the disk, and put it in its place.
+
+    about   what else the manifest tells
+    keep    whole checkpoints to keep
     """
+    work = checkpoint.parent / _BESIDE / checkpoint.name
+    with together():
+        files = [str(file.relative_to(work)) for file in _files(work)] if rank() == 0 else None
+    files = of_first(files)
+    with together():
+        mine = {name: _measured(work / name, sync=True) for name in files[rank() :: ranks()]}
+    measured = {name: found for one in gathered(mine) for name, found in one.items()}
+    with together():
+        if rank() > 0:
+            return
+        about = {**about, "files": {name: measured[name] for name in files}}
+        write_whole(work / _MANIFEST, json.dumps({**about, "sha256": _hash_of(about)}, indent=2))
+        # What a run that resumes here goes on behind has to be there, too.
+        for file in checkpoint.parents[1].glob("*.jsonl"):
+            with open(file, "rb") as lines:
+                os.fsync(lines.fileno())
+        for folder in (work, *(path for path in work.rglob("*") if path.is_dir())):
+            sync_folder(folder)
+        if checkpoint.exists():  # a damaged one of the same step
+            checkpoint.rename(work.with_name("damaged"))
+        work.rename(checkpoint)
+        sync_folder(checkpoint.parent)
+        found = _by_step(checkpoint.parent)
+        oldest = [path for path in found if fault_of(path, only_sizes=True) is None][-keep:][0]
+        for path in found[: found.index(oldest)]:
+            path.rename(work.with_name(path.name))  # so that none is there in part
+        remove_unfinished(checkpoint.parent)
 
-    def __init__(self, keep: int):
-        self.keep = keep
+
+class SaveWhenStopped(TrainerCallback):
+    """Where a signal has come, to any process of the run: saves after the step, and leaves."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        begin_step()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if anyone_asked():
+            control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
-        with together():  # all have written
-            pass
-        if not state.is_world_process_zero:
-            return
-        directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        sizes = {}
-        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            sizes[str(path.relative_to(directory))] = path.stat().st_size
-        work = directory / f".{_MANIFEST}"
-        zero = args.deepspeed["zero_optimization"].get("stage", 0) if args.deepspeed else None
-        about = {"step": state.global_step, "processes": args.world_size, "zero": zero}
-        work.write_text(json.dumps({**about, "sizes": sizes}, indent=2))
-        work.replace(directory / _MANIFEST)
-        found = _by_step(directory.parent)
-        oldest = [path for path in found if is_whole(path)][-self.keep :][0]
-        for path in found[: found.index(oldest)]:
-            shutil.rmtree(path, ignore_errors=True)
+        if number := anyone_asked():
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            messages().print(f"Step {state.global_step} is saved in {checkpoint}.", soft_wrap=True)
+        end_step(number)
 
 
 def processes_of(checkpoint: Path, train: Train) -> int:
@@ -75,25 +169,80 @@ def processes_of(checkpoint: Path, train: Train) -> int:
     return processes
 
 
-def newest_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None."""
-    return next((path for path in reversed(_by_step(checkpoints)) if is_whole(path)), None)
+def newest_checkpoint(checkpoints: Path, only_sizes: bool = False) -> Path | None:
+    """The newest whole checkpoint of a run, or None. Damaged ones that are newer are told of."""
+    for checkpoint in reversed(_by_step(checkpoints)):
+        fault = fault_of(checkpoint, only_sizes)
+        if fault is None:
+            return checkpoint
+        messages().print(f"{checkpoint} is damaged and passed over: {fault}", soft_wrap=True, markup=False)
+    return None
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether every file of a checkpoint is there in its full size."""
+def fault_of(checkpoint: Path, only_sizes: bool = False) -> str | None:
+    """What is damaged in a checkpoint; None where it is whole.
+
+    only_sizes   believe what the files hold, which takes long to read
+    """
     try:
-        sizes = json.loads((checkpoint / _MANIFEST).read_text())["sizes"]
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
+        about = json.loads((checkpoint / _MANIFEST).read_text())
+        told, files = about.pop("sha256"), about["files"]
+        if told != _hash_of(about):
+            return f"{_MANIFEST} has other content than was written"
+    except FileNotFoundError:
+        return f"it has no {_MANIFEST}"
+    except (OSError, ValueError, KeyError, AttributeError):
+        return f"{_MANIFEST} cannot be read"
+    try:
+        if stray := [name for name in files if not stays_within(name)]:
+            return f"{_MANIFEST} names what lies outside of it: {stray[0]}"
+        check_index(checkpoint)
+        for name, written in files.items():
+            if (size := (checkpoint / name).stat().st_size) != written["bytes"]:
+                return f"{name} has {size} of {written['bytes']} bytes"
+        for name, written in files.items():
+            if not only_sizes and _measured(checkpoint / name) != written:
+                return f"{name} has other content than was written"
+    except UsageError as error:
+        return error.what
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read: {error.strerror}"
+    return None
 
 
-def remove_partial(checkpoints: Path) -> None:
-    """Delete checkpoints that were cut short, which no run can use."""
-    for path in checkpoints.glob("checkpoint-*"):
-        if not is_whole(path):
-            shutil.rmtree(path, ignore_errors=True)
+def remove_unfinished(checkpoints: Path) -> None:
+    """Delete what was being written, or deleted, when a run was killed."""
+    beside = checkpoints / _BESIDE
+    if beside.is_symlink():  # of somebody who sent the run: nothing may be written, or deleted, behind it
+        beside.unlink()
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+def _measured(file: Path, sync: bool = False) -> dict[str, Any]:
+    """Size and hash: SHA-256 of the hashes of its blocks, so that several cores can work on it."""
+    with open(file, "rb") as opened, ThreadPoolExecutor() as threads:
+        size = os.fstat(opened.fileno()).st_size
+        synced = threads.submit(os.fsync, opened.fileno()) if sync else None
+        blocks = threads.map(
+            lambda start: hashlib.sha256(os.pread(opened.fileno(), _BLOCK, start)).digest(),
+            range(0, size, _BLOCK),
+        )
+        found = {"bytes": size, "sha256": hashlib.sha256(b"".join(blocks)).hexdigest()}
+        if synced:
+            synced.result()
+    return found
+
+
+def _hash_of(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """The largest first."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: (-path.stat().st_size, path))
 
 
 def _by_step(checkpoints: Path) -> list[Path]:

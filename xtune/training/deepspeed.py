@@ -20,6 +20,7 @@ from xtune.ranks import rank, ranks
 from xtune.recipe.schema import ZERO, Recipe, Train
 from xtune.run.directory import Run
 from xtune.training.group import together
+from xtune.training.pickled import tensors_only
 
 _FROM_THE_RECIPE = ("optimizer", "scheduler")
 _SECTIONS = ("zero_optimization", "bf16", "fp16", "checkpoint")
@@ -60,7 +61,7 @@ def deepspeed_config(
     passes      forward passes of each process in a step
     processes   default: those that run
 
-    Raises RecipeError where a file of the user's says otherwise than the recipe.
+    Raises RecipeError where a file of the user's says otherwise than the recipe, or has no ZeRO stage.
     """
     train = recipe.train
     if train.deepspeed is None:
@@ -84,6 +85,14 @@ def deepspeed_config(
             f"It says otherwise than the recipe: {'; '.join(unlike)}.",
             where=train.deepspeed,
             fix='Write "auto" there, or leave it out.',
+        )
+    if not given.get("zero_optimization", {}).get(
+        "stage"
+    ):  # DeepSpeed would neither tell nor check gradients
+        raise RecipeError(
+            "This DeepSpeed file has no ZeRO stage: nothing would be spread.",
+            where=train.deepspeed,
+            fix="Give zero_optimization a stage from 1 to 3, or leave train.deepspeed out.",
         )
     config = {**ours, **{name: value for name, value in given.items() if value != "auto"}}
     half = on_gpu and recipe.model.dtype in ("auto", "bfloat16")
@@ -182,6 +191,7 @@ def _to_universal(shards: Path, folder: Path) -> None:
         strict=True,
         inject_missing_state=True,  # which only DeepSpeed's relatives write
     )
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    quiet = redirect_stdout(StringIO()), redirect_stderr(StringIO())
+    with quiet[0], quiet[1], tensors_only(shards.parent, deepspeed=True):
         ds_to_universal.main(options)
     (folder.parent / "latest_universal").write_text(folder.name)

@@ -19,11 +19,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtune.errors import ResourceError, UsageError, UserError
+from xtune.home import is_disk_full, write_whole
 from xtune.ranks import local_rank, name_as_torchrun, rank, ranks
 from xtune.training.heartbeat import SILENCE, heartbeats
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 JOINING = timedelta(minutes=5)
 WORKING = timedelta(hours=1)
@@ -36,8 +40,13 @@ LAUNCHER = "XTUNE_LAUNCHER"
 """Environment variable: the launcher's process id."""
 
 
+LOOPBACK = "127.0.0.1"
+
+
 class LostProcess(ResourceError):
     """Another process of the run has failed or died, of which that one or the launcher tells."""
+
+    of_full_disk = False
 
 
 @contextmanager
@@ -71,7 +80,8 @@ def _group_of_one() -> Iterator[None]:
     from torch import distributed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": LOOPBACK, "MASTER_PORT": "0"}
+    ours |= {name: os.environ.get(name, value) for name, value in on_loopback().items()}
     ours |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # else accelerate chooses
     before = dict(os.environ)
     os.environ.update(ours)
@@ -105,9 +115,34 @@ def _make_group() -> None:
         backend = "cpu:gloo,cuda:nccl"
     _check_interface()
     try:
-        distributed.init_process_group(backend, timeout=JOINING)
-    except RuntimeError as error:
+        store = _store_on_loopback()
+        meeting = {"store": store, "rank": rank(), "world_size": ranks()} if store else {}
+        distributed.init_process_group(backend, timeout=JOINING, **meeting)
+    except (RuntimeError, OSError) as error:
         raise _not_joined(error) from error
+
+
+def on_loopback() -> dict[str, str]:
+    """Environment variables by which processes of one machine talk over its loopback, where nobody else can."""
+    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")][:1]
+    return {f"{library}_SOCKET_IFNAME": name for library in ("GLOO", "NCCL") for name in names}
+
+
+def _store_on_loopback() -> TCPStore | None:
+    """Where the processes of one machine meet; None: elsewhere. torch's own listens to the whole network."""
+    from torch.distributed import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if address != LOOPBACK or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun's
+        return None
+    if rank() > 0:
+        return TCPStore(address, port, ranks(), is_master=False, timeout=JOINING)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen()
+        port, file = listener.getsockname()[1], listener.detach()
+    return TCPStore(address, port, ranks(), is_master=True, timeout=JOINING, master_listen_fd=file)
 
 
 def _check_interface() -> None:
@@ -121,7 +156,7 @@ def _check_interface() -> None:
         )
 
 
-def _not_joined(error: RuntimeError) -> ResourceError:
+def _not_joined(error: Exception) -> ResourceError:
     return ResourceError(
         f"The {ranks()} processes of this run did not find each other in {JOINING.seconds // 60} minutes: "
         + str(error).splitlines()[0],
@@ -162,13 +197,15 @@ def together() -> Iterator[dict[str, str | None]]:
         yield facts
     except Exception as caught:
         error = caught
-    everyone = gathered((facts, error is not None))
-    failed = [number for number, (_, has_failed) in enumerate(everyone) if has_failed]
+    everyone = gathered((facts, error and {"of_full_disk": is_disk_full(error)}))
+    failed = [number for number, (_, failure) in enumerate(everyone) if failure]
     if failed and rank() == failed[0]:
         error.everywhere = len(failed) == ranks()
         raise error
     if failed:
-        raise LostProcess(f"Rank {failed[0]} failed.")
+        other = LostProcess(f"Rank {failed[0]} failed.")
+        other.of_full_disk = everyone[failed[0]][1]["of_full_disk"]
+        raise other
     for number, (theirs, _) in enumerate(everyone):
         if unlike := [name for name in facts if theirs.get(name) != everyone[0][0].get(name)]:
             if rank() != number:
@@ -244,14 +281,14 @@ def reporting() -> Iterator[None]:
         return
     file = os.environ.get(ERROR_FILE)
     if file and sys.platform == "linux":  # end with the launcher, however that ends
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != int(os.environ[LAUNCHER]):  # it ended before that
-            _leave(128 + signal.SIGTERM)
+            _leave(128 + signal.SIGKILL)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if file or rank() != 0:
-            _leave(130)
+            _leave(getattr(error, "exit_code", 130))
         raise
     except Exception as error:
         code = error.exit_code if isinstance(error, UserError) else 1
@@ -274,9 +311,7 @@ def _write_error(file: Path, error: Exception, code: int) -> None:
         "lost": isinstance(error, LostProcess),
         "traceback": traceback.format_exc(),
     }
-    work = file.with_suffix(".tmp")
-    work.write_text(json.dumps(told), encoding="utf-8")
-    work.replace(file)
+    write_whole(file, json.dumps(told))
 
 
 def _leave(code: int) -> NoReturn:

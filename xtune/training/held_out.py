@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from xtune.data.batches.plan import Plan
 from xtune.run.curve import judged_by
 from xtune.terminal import messages
 from xtune.training.batches import Batches, passes_without_learning
+from xtune.training.group import of_first
+from xtune.training.json_lines import append, has_step, keep_until
 from xtune.training.layout import on_device
-from xtune.training.metrics import truncate
+from xtune.training.metrics import as_json
 from xtune.training.trainer import Sums, add, average
 
 
@@ -22,23 +23,27 @@ class HeldOutLoss(TrainerCallback):
     """Measures it before training, at each checkpoint and at the end: a line each in a file, {"step", "loss"} and the
     objective's figures. Each of several processes takes its share.
 
-    A resumed run goes on behind the line of its checkpoint.
+    A resumed run goes on behind the line of its checkpoint, which it measures first if it was stopped before that.
     """
 
     def __init__(self, samples: Sequence[int], plan: Plan, batches: Batches, file: Path):
         self.samples, self.plan, self.batches, self.file = samples, plan, batches, file
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if state.global_step:
-            if state.is_world_process_zero:
-                truncate(self.file, state.global_step)
-        elif self.samples:
-            if state.is_world_process_zero:
-                self.file.unlink(missing_ok=True)
-            self._measure(model, args, state)
+        if state.is_world_process_zero:
+            keep_until(self.file, state.global_step)
+        if not of_first(has_step(self.file, state.global_step)):
+            self._measure_if_due(model, args, state)
 
     def on_save(self, args, state, control, model=None, **kwargs):
-        if self.samples:
+        self._measure_if_due(model, args, state)
+
+    def _measure_if_due(self, model, args, state) -> None:
+        # A signal saves at any step.
+        if self.samples and state.global_step in (
+            *range(0, state.max_steps, args.save_steps),
+            state.max_steps,
+        ):
             self._measure(model, args, state)
 
     @torch.no_grad()
@@ -58,7 +63,6 @@ class HeldOutLoss(TrainerCallback):
         figures = average(sums)
         model.train(training)
         if state.is_world_process_zero:
-            with open(self.file, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+            append(self.file, as_json({"step": state.global_step, **figures}))
             name = judged_by(figures)
             messages().print(f"held out: {name} {figures[name]:.4f} after step {state.global_step}")

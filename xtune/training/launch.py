@@ -18,25 +18,25 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from xtune.errors import ResourceError, UserError
-from xtune.terminal import messages
-from xtune.training.group import ERROR_FILE, LAUNCHER, way_on
+from xtune.training.group import ERROR_FILE, LAUNCHER, LOOPBACK, on_loopback, way_on
+from xtune.training.stopping import AGAIN, SIGNALS, Stopped
 
 _FAREWELL = 5.0  # seconds that the others get to end by themselves, and to say what they know
 _POLL = 0.1
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
     """`xtune train ARGUMENTS` in each of so many processes, which write to the directory `run`.
 
     Only rank 0 has the terminal. If one fails the others are ended, and its error is raised, whose cause is what it
-    wrote; that is kept in RUN/ranks, too. Ctrl-C, SIGTERM and SIGHUP end all.
+    wrote; that is kept in RUN/ranks, too. Signals are passed on to all, which save and end; a second one ends them at
+    once.
     """
     with ExitStack() as stack:
-        stack.enter_context(_raising(run, processes))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="xtune-"))
         started: list[subprocess.Popen] = []
         stack.callback(_end, started)
+        stack.enter_context(_passing_signals_on(started, run, processes))
         port = _free_port()
         for rank in range(processes):
             output = None
@@ -51,15 +51,7 @@ def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
                     start_new_session=True,  # Ctrl-C reaches them through the launcher, once
                 )
             )
-        try:
-            _wait(started)
-        except KeyboardInterrupt:
-            for process in started:
-                process.send_signal(signal.SIGINT)
-            _wait_for_all(started, _FAREWELL)
-            if run.is_dir():
-                messages().print(f"Stopped. Continue with: {way_on(run, processes)}", soft_wrap=True)
-            raise
+        _wait(started)
         if any(process.returncode for process in started):
             _wait_for_all(started, _FAREWELL)
             ended = [process.poll() for process in started]
@@ -68,21 +60,22 @@ def launch(arguments: Sequence[str], processes: int, run: Path) -> None:
 
 
 @contextmanager
-def _raising(run: Path, processes: int) -> Iterator[None]:
-    """Within, a signal to end is an exception, on whose way out all are ended."""
+def _passing_signals_on(started: Sequence[subprocess.Popen], run: Path, processes: int) -> Iterator[None]:
+    """Within, the processes get the first signal to end; a second one raises Stopped."""
+    first = 0.0
 
-    def end(number: int, _) -> None:
-        for each in before:  # one is enough
-            signal.signal(each, signal.SIG_IGN)
-        name = signal.Signals(number).name
-        error = UserError(f"Ended by {name}.", fix=way_on(run, processes) if run.is_dir() else None)
-        error.exit_code = 128 + number
-        raise error
+    def pass_on(number: int, _) -> None:
+        nonlocal first
+        if first and time.monotonic() - first > AGAIN:
+            raise _stopped(number, run, processes)
+        for process in () if first else started:
+            process.send_signal(number)
+        first = first or time.monotonic()
 
-    handlers = {each: signal.getsignal(each) for each in _ENDING}
+    handlers = {each: signal.getsignal(each) for each in SIGNALS}
     before = {each: handler for each, handler in handlers.items() if handler != signal.SIG_IGN}  # as by nohup
     for each in before:
-        signal.signal(each, end)
+        signal.signal(each, pass_on)
     try:
         yield
     finally:
@@ -94,12 +87,13 @@ def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "OMP_NUM_THREADS": str(max(1, cores // processes)),
+        **on_loopback(),
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": str(port),
         LAUNCHER: str(os.getpid()),
         ERROR_FILE: str(folder / f"rank{rank}.json"),
@@ -108,7 +102,7 @@ def _environment(rank: int, processes: int, port: int, folder: Path) -> dict[str
 
 def _free_port() -> int:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((LOOPBACK, 0))
         return listener.getsockname()[1]
 
 
@@ -131,9 +125,11 @@ def _end(started: Sequence[subprocess.Popen]) -> None:
             process.wait()
 
 
-def _why(ended: Sequence[int | None], folder: Path, run: Path) -> Exception:
+def _why(ended: Sequence[int | None], folder: Path, run: Path) -> BaseException:
     """The error of the process that failed first, and what it wrote: others fail because it is gone. `ended`: exit
     codes by rank."""
+    if stopped := [number for number in SIGNALS if number + 128 in ended or -number in ended]:
+        return _stopped(stopped[0], run, len(ended))
     told = {
         rank: json.loads(file.read_text(encoding="utf-8"))
         for rank in range(len(ended))
@@ -160,6 +156,10 @@ def _why(ended: Sequence[int | None], folder: Path, run: Path) -> Exception:
         )
     error.__cause__ = _Output(f"\n{output[rank]}")
     return error
+
+
+def _stopped(number: int, run: Path, processes: int) -> Stopped:
+    return Stopped(number, f"Continue with: {way_on(run, processes)}" if run.is_dir() else "")
 
 
 class _Output(Exception):

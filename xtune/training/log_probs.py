@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from xtune.data.encoding.encode import NO_LABEL
+from xtune.model.fused import losses_wanted
 from xtune.model.sequence import sequence_group
 
 INPUTS = (
@@ -27,10 +28,22 @@ def forward(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     return model(**inputs, use_cache=False).logits.float()
 
 
-def label_losses(logits: torch.Tensor, batch: dict[str, Any], reduction: str = "none") -> torch.Tensor:
-    """-log p of each label, 0 where there is none: float32 [rows * columns kept], or their sum."""
-    targets = batch["labels"][:, 1:][:, batch["logits_to_keep"]]
-    return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_LABEL, reduction=reduction)
+def label_losses(model: torch.nn.Module, batch: dict[str, Any], temperature: float = 1.0) -> torch.Tensor:
+    """-log p of each label, its logits divided by the temperature, 0 where there is none: float32 [rows * columns
+    kept]."""
+    targets = kept_labels(batch)
+    with losses_wanted(targets, temperature) as wanted:
+        outputs = forward(model, batch)
+    if wanted.given:
+        return outputs.flatten()
+    return cross_entropy(
+        (outputs / temperature).flatten(0, 1), targets.flatten(), ignore_index=NO_LABEL, reduction="none"
+    )
+
+
+def kept_labels(batch: dict[str, Any]) -> torch.Tensor:
+    """What each kept column predicts, int64 [rows, columns kept]; NO_LABEL where there is no loss."""
+    return batch["labels"][:, 1:][:, batch["logits_to_keep"]]
 
 
 def answer_log_probs(
@@ -40,10 +53,9 @@ def answer_log_probs(
 
     texts   number of texts in the batch; 0 for a pass without any
     """
-    logits = forward(model, batch)
-    losses = label_losses(logits, batch)
+    losses = label_losses(model, batch)
     numbers = text_numbers(batch).flatten()
-    learnt = batch["labels"][:, 1:][:, batch["logits_to_keep"]].flatten() != NO_LABEL
+    learnt = kept_labels(batch).flatten() != NO_LABEL
     log_probs = losses.new_zeros(max(texts, 1)).index_add(0, numbers, -losses)
     counts = numbers.new_zeros(max(texts, 1)).index_add(0, numbers, learnt.long())
     return whole(log_probs, batch)[:texts], whole(counts, batch)[:texts]
@@ -64,7 +76,8 @@ def text_numbers(batch: dict[str, Any]) -> torch.Tensor:
     kept = batch["logits_to_keep"]
     if "sample_lengths" in batch:
         lengths = torch.tensor(batch["sample_lengths"], device=kept.device)
-        numbers = torch.repeat_interleave(torch.arange(len(lengths), device=kept.device), lengths)
+        texts = torch.arange(len(lengths), device=kept.device)
+        numbers = torch.repeat_interleave(texts, lengths, output_size=sum(batch["sample_lengths"]))
         return numbers[kept + batch.get("start", 0) + 1][None]
     rows = torch.arange(len(batch["labels"]), device=kept.device)
     return rows[:, None].expand(-1, len(kept))

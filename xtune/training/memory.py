@@ -18,6 +18,8 @@ from xtune.data.batches.collate import collate
 from xtune.data.batches.plan import Plan
 from xtune.data.encoding.encode import Encoded
 from xtune.errors import RecipeError
+from xtune.kernels.linear_cross_entropy import logits_at_once
+from xtune.model.fused import losses_wanted
 from xtune.model.load import is_out_of_memory
 from xtune.ranks import ranks
 from xtune.recipe.schema import Train
@@ -26,7 +28,7 @@ from xtune.terminal import messages
 from xtune.training.batches import MicroBatches
 from xtune.training.group import gathered
 from xtune.training.layout import on_device
-from xtune.training.log_probs import forward
+from xtune.training.log_probs import forward, kept_labels
 
 STATE = {
     "adamw": 8.0,
@@ -49,7 +51,7 @@ class StepMemory:
     """Bytes that a step takes besides the weights, at its peak.
 
     activations   kept for the backward pass of the longest forward pass
-    logits        of it: the outputs in float32, and their gradients twice
+    logits        of it: the outputs in float32, and their gradients twice; of the fused loss a part at a time
     gradients     of the trained weights
     optimizer     its state
     accumulating  whether gradients are there when the activations are: those of earlier passes, or, on a CPU, of the
@@ -118,15 +120,14 @@ def step_memory(train: Train, model: PreTrainedModel, batches: MicroBatches, *, 
     text = min(texts, key=_unlike_a_layer)
     text = Encoded(text.input_ids[:_SHORT], text.labels[:_SHORT])
     short = collate([text], packing=layout.packing, pad_id=layout.pad_id)
-    fixed, growing, outputs = kept_for_backward(model, short, longest, half=half)
-    columns = len(longest["input_ids"]) * len(longest["logits_to_keep"])
+    fixed, growing, logits = kept_for_backward(model, short, longest, half=half)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     spread = ranks() if train.is_spread else 1
     on_cpu = model.device.type == "cpu"
     gaps = GAPS if on_cpu and len(trained) < len(list(model.parameters())) else 1
     return StepMemory(
         activations=round(fixed + gaps * growing),
-        logits=round(gaps * 3 * 4 * columns * outputs),
+        logits=round(gaps * logits),
         gradients=sum(weight.nbytes for weight in trained) // spread,
         optimizer=round(STATE[train.optimizer] * sum(weight.numel() for weight in trained)) // spread,
         accumulating=on_cpu or batches.passes > 1,
@@ -148,12 +149,13 @@ def kept_for_backward(
     model: PreTrainedModel, short: dict[str, Any], longest: dict[str, Any], *, half: bool
 ) -> tuple[float, float, int]:
     """Bytes that autograd keeps of the pass `longest`, counted on `short`, a single text: those that do not grow with
-    the text, such as weights in another type, and those that do; and the outputs of a token.
+    the text, such as weights in another type, and those that do; and those of its logits and their gradients.
 
-    A tensor with a dimension as long as the text grows with it; one with two, as the weights of attention, with its
-    square.
+    A tensor with a dimension as long as the text, or as its labels, grows with it; one with two, as the weights of
+    attention, with its square.
     """
     rows, tokens = short["input_ids"].shape
+    labels = kept_labels(short)
     saved: WeakSet[_Saved] = WeakSet()  # of which those of branches without a gradient go at once
 
     def save(tensor: torch.Tensor) -> _Saved:
@@ -166,6 +168,7 @@ def kept_for_backward(
         torch.random.fork_rng(),
         torch.autograd.graph.saved_tensors_hooks(save, lambda one: one.tensor),
         torch.autocast(device.type, torch.bfloat16, enabled=half),
+        losses_wanted(labels.to(device), 1.0) as wanted,
     ):
         logits = forward(model.train(), on_device(short, device))
     model.train(training)
@@ -176,10 +179,15 @@ def kept_for_backward(
     kept = {one.tensor.untyped_storage().data_ptr(): one.tensor for one in saved}
     for tensor in (tensor for place, tensor in kept.items() if place not in weights):
         size, shape = tensor.untyped_storage().nbytes(), tensor.shape
-        times = 1 if shape[-1:] == logits.shape[-1:] else shape.count(tokens)
+        of_a_label = shape[-1:] == logits.shape[-1:] or labels.shape[1] in shape
+        times = 1 if of_a_label else shape.count(tokens)
         fixed += size if not times else 0
         growing += size * (0, more, squares)[min(times, 2)]
-    return fixed, growing, logits.shape[-1]
+    columns = len(longest["input_ids"]) * len(longest["logits_to_keep"])
+    if wanted.given:
+        outputs = len(model.get_output_embeddings().weight)
+        return fixed, growing, 2 * 4 * min(columns * outputs, logits_at_once(device))
+    return fixed, growing, 3 * 4 * columns * logits.shape[-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
 import resource
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from xtune.data.batches.plan import Plan
 from xtune.run.curve import judged_by
 from xtune.terminal import messages
+from xtune.training.json_lines import append, keep_until
 
 _TRAINERS = {"loss", "grad_norm", "learning_rate", "epoch"}
 
@@ -28,13 +29,11 @@ class Metrics(TrainerCallback):
 
     def __init__(self, file: Path, plan: Plan, loss_lengths):
         self.path, self.plan, self.loss_lengths = file, plan, loss_lengths
-        self.file: IO[str] | None = None
         self.progress: _Bar | _Lines | None = None
         self.begun = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        truncate(self.path, state.global_step)
-        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+        keep_until(self.path, state.global_step)
         self.progress = _Bar(self.plan.steps) if messages().is_terminal else _Lines(self.plan.steps)
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -58,16 +57,14 @@ class Metrics(TrainerCallback):
             "peak_memory_gib": round(_peak_memory() / 2**30, 3),
             **{name: value for name, value in logs.items() if name not in _TRAINERS},
         }
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        line = as_json(line)
+        append(self.path, line)
         self.progress.show(line)
 
     def close(self) -> None:
-        """Also after an error: leave the terminal and the file in order."""
+        """Also after an error: leave the terminal in order."""
         if self.progress:
             self.progress.close()
-        if self.file:
-            self.file.close()
 
 
 class _Bar:
@@ -104,22 +101,21 @@ class _Lines:
         pass
 
 
+def as_json(figures: dict[str, Any]) -> dict[str, Any]:
+    """The same, with None for numbers that are not finite, which JSON has not."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }
+
+
 def _shown(line: dict[str, Any]) -> list[str]:
+    if "skipped" in line:
+        return [f"skipped: {line['skipped']}"]
     name = judged_by(line)
     if name == "reward":
         return [f"reward {line[name]:.3f}", f"answers of {line['completion_length']:.0f} tokens"]
     return [f"loss {line[name]:.4f}", f"{line['tokens_per_second']:.0f} tokens/s"]
-
-
-def truncate(file: Path, step: int) -> None:
-    """Keep the lines up to a step; the last line of a killed run may be cut short."""
-    if file.is_file():
-        kept = []
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            kept.append(line)
-        file.write_text("".join(kept), encoding="utf-8")
 
 
 def _peak_memory() -> int:

@@ -3,7 +3,6 @@ are, and learns from them once. The losses are in policy_gradient."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,9 +22,9 @@ from xtune.errors import UsageError
 from xtune.ranks import rank
 from xtune.recipe.online_schema import Grpo, Rloo
 from xtune.training.group import gathered
+from xtune.training.json_lines import append, keep_until
 from xtune.training.layout import Layout, on_device
-from xtune.training.log_probs import forward, label_losses, text_numbers
-from xtune.training.metrics import truncate
+from xtune.training.log_probs import kept_labels, label_losses, text_numbers
 from xtune.training.objective import Loss
 from xtune.training.policy_gradient import Answers, grpo, rloo
 from xtune.training.rewards import Judge, Question
@@ -154,18 +153,19 @@ class Online:
 
     def _show(self, step: int, questions, answers, rewards, scores) -> None:
         if not self._shown:
-            truncate(self.file, step)  # a resumed run writes the later ones again
+            keep_until(self.file, step)  # a resumed run writes the later ones again
             self._shown = True
-        with open(self.file, "a", encoding="utf-8") as file:
-            for number in self._to_show(len(answers)):
-                line = {
-                    "step": step + 1,
-                    "prompt": questions[number].messages[-1].content,
-                    "answer": answers[number],
-                    "reward": rewards[number],
-                    "rewards": {name: values[number] for name, values in scores.items()},
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        lines = [
+            {
+                "step": step + 1,
+                "prompt": questions[number].messages[-1].content,
+                "answer": answers[number],
+                "reward": rewards[number],
+                "rewards": {name: values[number] for name, values in scores.items()},
+            }
+            for number in self._to_show(len(answers))
+        ]
+        append(self.file, *lines)
 
     def _to_show(self, count: int) -> list[int]:
         """Of the answers of a step, the first two to each of the first four prompts."""
@@ -187,8 +187,8 @@ class Online:
 
     def _log_probs(self, model, tensors: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """log π of each token of the answers at the sampling temperature, float32 [tokens], and its text."""
-        losses = label_losses(forward(model, tensors) / self.options.temperature, tensors)
-        labels = tensors["labels"][:, 1:][:, tensors["logits_to_keep"]].flatten()
+        losses = label_losses(model, tensors, self.options.temperature)
+        labels = kept_labels(tensors).flatten()
         return -losses[labels != NO_LABEL], text_numbers(tensors).flatten()[labels != NO_LABEL]
 
     @torch.no_grad()

@@ -43,9 +43,11 @@ def save_result(
 
     full = isinstance(recipe.method, Full)
     target = folder / ("model" if full else "adapter")
-    if target.is_dir():  # a finished run that was resumed for more steps
-        shutil.rmtree(target)
-    with new_directory(target) as directory:
+    for left in folder.glob(f".{target.name}-*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with new_directory(
+        target, replace=True
+    ) as directory:  # of a finished run that was resumed for more steps
         tokenizer.chat_template = template.standalone
         options = Options.of(recipe.model)
         objective = recipe.train.objective
@@ -81,11 +83,11 @@ def result_of(path: str) -> Iterator[str]:
         yield path
         return
     quiet_libraries()
-    from xtune.training.checkpoints import is_whole
+    from xtune.training.checkpoints import fault_of
 
-    if not is_whole(checkpoint):
+    if fault := fault_of(checkpoint):
         raise UsageError(
-            "This checkpoint is not whole: a run was stopped while it wrote it.",
+            f"This checkpoint is damaged: {fault}.",
             where=path,
             fix=f"Name another one in {checkpoint.parent}.",
         )

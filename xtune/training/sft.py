@@ -8,7 +8,7 @@ from typing import Any
 
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import Encoded
-from xtune.training.log_probs import forward, label_losses, whole
+from xtune.training.log_probs import label_losses, whole
 from xtune.training.objective import Loss
 
 
@@ -28,4 +28,4 @@ class NextToken:
 
     def loss(self, model, batch: dict[str, Any]) -> Loss:
         """-log p of the labels, summed."""
-        return Loss(whole(label_losses(forward(model, batch), batch, "sum"), batch))
+        return Loss(whole(label_losses(model, batch).sum(), batch))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from xtune.families import find_family, read_config
 from xtune.families.choose_template import Choice, choose_template
@@ -10,7 +10,8 @@ from xtune.families.embedded import model_directory
 from xtune.families.family import Options
 from xtune.families.tokenizer import declared_tokens, load_tokenizer
 from xtune.recipe.objective_schema import Reward
-from xtune.recipe.schema import Full, Model, Qlora, Recipe
+from xtune.recipe.schema import Full, Kernel, Model, Qlora, Recipe
+from xtune.terminal import messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -31,7 +32,35 @@ def tokenizer_and_template(model: Model) -> tuple[PreTrainedTokenizerFast, Choic
 
 
 def trainable_model(recipe: Recipe) -> PreTrainedModel:
-    """The base as the method wants it, with a new adapter where it has one; the seed decides its start."""
+    """The base as the method wants it, with a new adapter where it has one, and fused kernels; the seed decides how it
+    starts."""
+    from xtune.model.fused import fuse
+
+    model = _plain_model(recipe)
+    if plain := fuse(model, _kernels(recipe)):
+        messages().print(
+            f"kernels  none that fit this model and method for {', '.join(plain)}: plain PyTorch"
+        )
+    return model
+
+
+def _kernels(recipe: Recipe) -> list[str]:
+    """The fused kernels that the recipe asks for and that could do something for it."""
+    from xtune.training.deepspeed import zero_stage
+
+    train, fused = recipe.train, recipe.train.fused
+    idle = set()
+    if isinstance(recipe.method, Full):
+        idle |= {"lora"}
+    if isinstance(train.objective, Reward):
+        idle |= {"loss"}
+    if zero_stage(train) == 3:  # which gathers weights where their own layer is called
+        idle |= {"lora", "mlp", "attention"}
+    asked = get_args(Kernel) if fused is True else fused or ()
+    return [name for name in asked if name not in idle]
+
+
+def _plain_model(recipe: Recipe) -> PreTrainedModel:
     from transformers import set_seed
 
     from xtune.model.adapters import attach_adapter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from xtune.recipe.write import recipe_source
 from xtune.run.curve import draw_loss
 from xtune.run.directory import (
     Run,
+    alone_in,
     check_seen,
     create_run,
     new_run_path,
@@ -39,8 +40,10 @@ from xtune.run.directory import (
 from xtune.run.target import Target
 from xtune.templates.template import Template
 from xtune.terminal import messages, quiet_libraries
-from xtune.training.group import has_launcher, joined, lost, of_first, together, way_on
+from xtune.training.data_files import check_unchanged, record_of
+from xtune.training.group import joined, lost, of_first, together, way_on
 from xtune.training.start import tokenizer_and_template, trainable_model
+from xtune.training.stopping import Stopped, stoppable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -85,6 +88,12 @@ def prepare(recipe: Recipe, processes: int | None = None) -> Preparation:
             f"{processes} processes cannot be parted into groups of {sharing} that share rows.",
             where="train.sequence_parallel",
             fix=f"Start it with --nproc {sharing}, or a multiple.",
+        )
+    if processes > 1 and recipe.train.on_oom == "adapt":
+        raise RecipeError(
+            'on_oom = "adapt" goes with one process: others would wait for the one whose step begins anew.',
+            where="train.on_oom",
+            fix='Use "stop", which tells what helps.',
         )
     check_optimizer(recipe.train.optimizer, recipe.method)
     if rewards := getattr(recipe.train.objective, "rewards", None):
@@ -146,13 +155,14 @@ def _spread(recipe: Recipe) -> str:
     return ", FSDP2" if recipe.train.fsdp else ""
 
 
-def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
-    """Train as the recipe says and return the run, in `run_dir` or a new directory under runs/.
+def train(recipe: Recipe, *, run_dir: str | Path | None = None, profile: bool = False) -> Run:
+    """Train as the recipe says and return the run, in `run_dir` or a new directory under runs/. With `profile`, one of
+    its steps is looked at: where its time goes is in profile.txt and profile.json.gz there.
 
     Raises UsageError and DataError for what the recipe names, ResourceError where memory or disk run out. The
     directory is made once data and model are loaded, so that a refused recipe leaves nothing behind.
     """
-    with joined(alone=recipe.train.is_spread):
+    with stoppable(), joined(alone=recipe.train.is_spread):
         with together() as facts:
             path = new_run_path(recipe, Path(run_dir) if run_dir else None)
             preparation = prepare(recipe)
@@ -161,32 +171,42 @@ def train(recipe: Recipe, *, run_dir: str | Path | None = None) -> Run:
         with together():
             first = of_first(path.absolute())
             model = trainable_model(recipe)
-            run = create_run(recipe, path) if rank() == 0 else Run(first)
+            run = create_run(recipe, path, record_of(recipe.data)) if rank() == 0 else Run(first)
         with together():
             check_seen(run)
-        return _train(recipe, preparation, model, run, None)
+        with _at_work(run):
+            return _train(recipe, preparation, model, run, None, profile)
 
 
 def resume(run_dir: str | Path, overrides: dict | None = None) -> Run:
     """Continue a run from its newest whole checkpoint, or from the start where it has none."""
     run = open_run(Path(run_dir))
-    from xtune.training.checkpoints import newest_checkpoint, processes_of, remove_partial
+    from xtune.training.checkpoints import newest_checkpoint, processes_of, remove_unfinished
 
     recipe = load_recipe(run.recipe_file, overrides or {})
-    with joined(alone=recipe.train.is_spread):
+    other_data = any(name == "data" or name.startswith("data.sources") for name in overrides or {})
+    with stoppable(), joined(alone=recipe.train.is_spread), _at_work(run):
         with together() as facts:
+            if not other_data:
+                check_unchanged(run, recipe.data)
             preparation = prepare(recipe)
             facts.update(_facts(recipe, preparation))
         messages().print(describe(recipe, preparation), soft_wrap=True, markup=False)
         with together() as facts:
-            if checkpoint := newest_checkpoint(run.checkpoints):
+            # One of them reads it all, to see that it is whole.
+            if checkpoint := of_first(newest_checkpoint(run.checkpoints.absolute()) if rank() == 0 else None):
                 processes_of(checkpoint, recipe.train)  # told before the model is loaded
-            facts["checkpoint"] = checkpoint and checkpoint.name
+            elif any(run.checkpoints.glob("checkpoint-*")):
+                messages().print("No checkpoint of the run is whole: it starts anew.")
+            facts["checkpoint"] = checkpoint.name if checkpoint and checkpoint.is_dir() else None
             model = trainable_model(recipe)
         if rank() == 0:
-            remove_partial(run.checkpoints)
+            remove_unfinished(run.checkpoints)
             if overrides:  # so that the next to resume it goes on the same way
                 write_recipe(run, recipe)
+            if other_data:
+                for name, content in record_of(recipe.data).items():
+                    run.write_json(name, content)
         return _train(recipe, preparation, model, run, checkpoint)
 
 
@@ -199,16 +219,23 @@ def _facts(recipe: Recipe, preparation: Preparation) -> dict[str, str]:
     return {"recipe": options[:8], "data": data[:8], **versions()}
 
 
-def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint: Path | None) -> Run:
+def _train(
+    recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint: Path | None, profile: bool = False
+) -> Run:
+    from xtune.model.allocator import kept_memory
+    from xtune.training.bad_steps import BadSteps
     from xtune.training.batches import Batches, MicroBatches
-    from xtune.training.checkpoints import WriteManifest, processes_of
+    from xtune.training.checkpoints import SaveWhenStopped, processes_of
     from xtune.training.deepspeed import WriteConfig, use_universal
+    from xtune.training.full_disk import until_there_is_room
     from xtune.training.gather import gather
     from xtune.training.held_out import HeldOutLoss
     from xtune.training.layout import Layout
     from xtune.training.metrics import Metrics
     from xtune.training.objectives import make_objective
+    from xtune.training.out_of_memory import Passes
     from xtune.training.probe import answer_probes
+    from xtune.training.profile import Profile
     from xtune.training.result import save_result
     from xtune.training.trainer import make_trainer
 
@@ -232,14 +259,23 @@ def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint
     callbacks = [
         *callbacks,
         *([metrics] if metrics else []),
+        *([Profile(run.path)] if profile and rank() == 0 else []),
+        SaveWhenStopped(),
         held_out,
-        WriteManifest(recipe.train.keep_checkpoints),
     ]
-    passes = MicroBatches(batches, plan, ranks() // sharing)
-    trainer = make_trainer(recipe, model, passes, run.checkpoints, callbacks)
+
+    def smaller(size: int) -> None:  # also where the run is resumed
+        changed = recipe.train.model_copy(update={"micro_batch_size": size})
+        write_recipe(run, recipe.model_copy(update={"train": changed}))
+
+    passes = Passes(
+        MicroBatches(batches, plan, ranks() // sharing), smaller if recipe.train.on_oom == "adapt" else None
+    )
+    bad_steps = BadSteps(run, recipe.train.objective, dataset, passes, has_learnt=checkpoint is not None)
+    trainer = make_trainer(recipe, model, passes, run.checkpoints, callbacks, bad_steps)
     if checkpoint and recipe.train.deepspeed and processes_of(checkpoint, recipe.train) != ranks():
         use_universal(checkpoint, trainer.args.hf_deepspeed_config.config)
-    with _clear_errors(run, trainer):
+    with kept_memory(), _clear_errors(recipe, run, trainer):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
@@ -248,11 +284,14 @@ def _train(recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint
         after = answer_probes(recipe.probe, model, tokenizer, preparation.template)
         # An adapter with DoRA is written with the lengths of the base's rows in view.
         gather(model, recipe.train, frozen=isinstance(recipe.method, Full) or recipe.method.dora)
-        if rank() == 0:
+
+        def finish() -> None:
             save_result(recipe, run.path, model, tokenizer, preparation.template)
-    if rank() == 0:
-        run.write_json("probe.json", _probe_rows(recipe, before, after))
-        draw_loss(run)
+            run.write_json("probe.json", _probe_rows(recipe, before, after))
+            draw_loss(run)
+
+        if rank() == 0:
+            until_there_is_room(finish, "the result", run.path)
     return run
 
 
@@ -276,40 +315,66 @@ def _probe_rows(recipe: Recipe, before: list[str], after: list) -> list[dict]:
 
 
 @contextmanager
-def _clear_errors(run: Run, trainer):
-    """Out of memory, a full disk, a lost process and Ctrl-C, each with the way on."""
+def _at_work(run: Run):
+    """Within, no other process trains this run; a signal ends it with the way on."""
+    with ExitStack() as stack:
+        with together():
+            if rank() == 0:
+                stack.enter_context(alone_in(run))
+        try:
+            yield
+        except Stopped as stopped:
+            raise Stopped(stopped.number, f"Continue with: {way_on(run.path)}") from None
+
+
+@contextmanager
+def _clear_errors(recipe: Recipe, run: Run, trainer):
+    """Out of memory, a full disk and a lost process, each with the way on."""
     try:
         yield
-    except KeyboardInterrupt:
-        if not has_launcher():  # which tells it
-            messages().print(f"Stopped. Continue with: {way_on(run.path)}", soft_wrap=True)
-        raise
     except Exception as error:
-        told = lost(error, run.path) or _resource_error(error, run, trainer.state.global_step)
+        told = lost(error, run.path) or _resource_error(error, recipe, run, trainer)
         if told is None:
             raise
         raise told from error
 
 
-def _resource_error(error: Exception, run: Run, step: int) -> ResourceError | None:
-    """What to tell of an error after this step if memory or disk ran out."""
+def _resource_error(error: Exception, recipe: Recipe, run: Run, trainer) -> ResourceError | None:
+    """What to tell of an error in training if memory or disk ran out."""
     from xtune.model.load import is_out_of_memory
-    from xtune.training.checkpoints import newest_checkpoint, remove_partial
+    from xtune.training.checkpoints import newest_checkpoint, remove_unfinished
 
+    step = trainer.state.global_step
     if is_out_of_memory(error):
-        return ResourceError(
-            f"Out of memory in step {step + 1}.",
-            where=str(run.path),
-            fix="Lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing = True.",
-        )
+        return _out_of_memory(error, recipe, run, trainer)
     if not is_disk_full(error):
         return None
     if ranks() == 1:  # others may be writing
-        remove_partial(run.checkpoints)
-    last = newest_checkpoint(run.checkpoints)
+        remove_unfinished(run.checkpoints)
+    last = newest_checkpoint(run.checkpoints, only_sizes=True)
     return ResourceError(
         f"The disk is full: what step {step} left could not be written. "
         + (f"The last whole checkpoint is {last.name}." if last else "There is no earlier checkpoint."),
         where=str(run.path),
         fix=f"Free some space, then: {way_on(run.path)}",
+    )
+
+
+def _out_of_memory(error: Exception, recipe: Recipe, run: Run, trainer) -> ResourceError:
+    from xtune.training.out_of_memory import advice, let_go
+
+    let_go(error)
+    arguments = trainer.args
+    told = advice(
+        recipe,
+        trainer.model,
+        trainer.passes.run,
+        half=arguments.bf16,
+        checkpointing=arguments.gradient_checkpointing,
+    )
+    usual = "Lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing = True."
+    return ResourceError(
+        f"Out of memory in step {trainer.state.global_step + 1}.",
+        where=str(run.path),
+        fix=f"{told or usual} What train says can be set where the run goes on: {way_on(run.path)} --set …",
     )

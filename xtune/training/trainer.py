@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
 from accelerate.utils import extract_model_from_parallel
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 
+from xtune.model.load import is_out_of_memory
 from xtune.recipe.schema import Full, Recipe
-from xtune.training.batches import MicroBatches
+from xtune.training.bad_steps import BadSteps, spoil_gradients
+from xtune.training.checkpoints import WholeCheckpoints
 from xtune.training.deepspeed import deepspeed_config
 from xtune.training.group import gathered
 from xtune.training.memory import use_checkpointing
@@ -23,12 +26,13 @@ from xtune.training.optimizers import (
     make_galore_resumable,
     schedule,
 )
+from xtune.training.out_of_memory import Passes, let_go
 
 Sums = dict[str, tuple[float | torch.Tensor, float]]
 """Figures: name to (sum, number of what was summed)."""
 
 
-class ObjectiveTrainer(Trainer):
+class ObjectiveTrainer(WholeCheckpoints):
     """transformers' loop, in which an objective computes the loss: its sum over a forward pass, divided by the weight
     of the whole step over all processes."""
 
@@ -37,6 +41,10 @@ class ObjectiveTrainer(Trainer):
     lora_plus: float | None = None
     sums: Sums
     """Of the objective's figures since the last log."""
+    losses: list[torch.Tensor]
+    """Of the forward passes of this step."""
+    bad_steps: BadSteps
+    passes: Passes
     groups: list[dict[str, Any]]
     """What the recipe says of each group of weights in the optimizer."""
 
@@ -59,13 +67,59 @@ class ObjectiveTrainer(Trainer):
         add(self.sums, loss.figures)
         # Gradients and logged losses are averaged over the processes; those that share rows each have the whole loss.
         mean = loss.total / inputs["weight"] * self.accelerator.num_processes
-        return mean - (1 - 1 / inputs.get("sequence_processes", 1)) * mean.detach()
+        if (sharing := inputs.get("sequence_processes", 1)) > 1:
+            mean = mean - (1 - 1 / sharing) * mean.detach()
+        spoil_gradients(mean)
+        return mean
+
+    def learn(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """A forward and a backward pass. Returns the loss."""
+        return super().training_step(self.model_wrapped, inputs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        step, number = self.state.global_step, len(self.losses)
+        first = number  # of the passes to run now
+        while True:
+            try:
+                losses = [self._learn_all(step, one, inputs) for one in range(first, number + 1)]
+                break
+            except Exception as error:
+                if not is_out_of_memory(error) or not self.passes.split(step):
+                    raise
+                let_go(error)
+            first = 0  # smaller passes are not parts of the larger ones
+            model.zero_grad()
+            self.sums.clear()
+        counted, self.losses[first:] = self.losses[first:], losses
+        loss = sum(losses) - sum(counted)
+        return torch.nan_to_num(loss, 0, 0, 0)  # a sum of Trainer's that was NaN once would stay so
+
+    def _learn_all(self, step: int, number: int, inputs: dict[str, Any]) -> torch.Tensor:
+        return sum(map(self.learn, self.passes.of(step, number) or [inputs]))
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        norm = norm.item() if isinstance(norm, torch.Tensor) else norm
+        if self.accelerator.optimizer_step_was_skipped:  # by DeepSpeed, whose norm may be of the step before
+            norm = math.inf
+        if not math.isfinite(norm):
+            model.zero_grad()  # an optimizer leaves alone what has no gradient
+        return norm
 
     def log(self, logs, start_time=None):
-        if "loss" in logs:
-            logs |= average(self.sums)
-            self.sums.clear()
+        if "loss" not in logs:  # the summary at the end
+            super().log(logs, start_time)
+            return
+        step = self.state.global_step
+        logs |= average(self.sums) | self.passes.news()
+        logs |= self.bad_steps.told(step, logs, self.losses, scaled=self.args.fp16)
+        if "skipped" in logs and self.accelerator.optimizer_step_was_skipped:
+            self.lr_scheduler.step()  # as it does where DeepSpeed has not skipped the step
+        self.sums.clear()
+        self.losses.clear()
         super().log(logs, start_time)
+        self.state.log_history.clear()  # metrics.jsonl has it; here each checkpoint would hold the whole run's
+        self.bad_steps.stop_if_many(step, logs, self)
 
 
 class FollowRecipe(TrainerCallback):
@@ -82,6 +136,7 @@ class FollowRecipe(TrainerCallback):
         schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)  # accelerate's holds torch's
         if not state.global_step:
             return
+        state.save_steps = args.save_steps
         schedule.base_lrs = [options["initial_lr"] for options in self.groups]
         for group, options, factor in zip(
             optimizer.param_groups, self.groups, schedule.lr_lambdas, strict=True
@@ -117,11 +172,13 @@ def average(sums: Sums) -> dict[str, float]:
 def make_trainer(
     recipe: Recipe,
     model: PreTrainedModel,
-    batches: MicroBatches,
+    passes: Passes,
     checkpoints: Path,
     callbacks: list[TrainerCallback],
+    bad_steps: BadSteps,
 ) -> ObjectiveTrainer:
     """The trainer of a recipe. Everything that matters is set here: transformers' defaults change."""
+    batches = passes.run
     train, plan = recipe.train, batches.plan
     on_gpu = torch.cuda.is_available()
     deepspeed = deepspeed_config(recipe, batches.passes, on_gpu)
@@ -167,6 +224,7 @@ def make_trainer(
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # of several GPUs, those that no process has are left alone
     if train.fsdp and not on_gpu:
         # torch spreads weights over CPUs too, but accelerate asks it to on GPUs only.
         PartialState().distributed_type = DistributedType.MULTI_GPU
@@ -178,7 +236,9 @@ def make_trainer(
         data_collator=_only,
         callbacks=[*([GenerateSpread()] if train.fsdp else []), *callbacks],
     )
+    trainer.options = train
     trainer.objective, trainer.sums, trainer.groups = batches.batches.objective, {}, []
+    trainer.losses, trainer.bad_steps, trainer.passes = [], bad_steps, passes
     trainer.add_callback(FollowRecipe(trainer.groups))
     trainer.lora_plus = None if isinstance(recipe.method, Full) else recipe.method.lora_plus
     trainer.remove_callback(PrinterCallback)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -13,16 +12,11 @@ from xtune.errors import DataError
 
 
 def is_hub_dataset(path: str) -> bool:
-    """Whether it names a dataset as "tatsu-lab/alpaca" does, and nothing that is, or was to be, on this disk."""
+    """Whether it names a dataset as "tatsu-lab/alpaca" does, and no file."""
     from xtune.families.hub import is_hub_name
 
     is_file_name = re.search(r"\.(jsonl?|ndjson|csv|tsv|txt|parquet|arrow|gz|bz2|xz|zst|zip)$", path, re.I)
-    return (
-        is_hub_name(path)
-        and not is_file_name
-        and not os.path.lexists(path)
-        and not os.path.isdir(os.path.dirname(path))
-    )
+    return is_hub_name(path) and not is_file_name
 
 
 def hub_records(name: str, split: str | None) -> Iterator[Record]:

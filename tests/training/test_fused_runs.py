@@ -1,0 +1,35 @@
+"""A run trains alike with fused kernels, with some of them, and in plain PyTorch."""
+
+import pytest
+import torch
+
+from tests.training.test_sft import largest_difference, recipe, weights
+from xtune.recipe.schema import Recipe
+from xtune.training.train import train
+
+
+def with_method(options: Recipe, **method) -> Recipe:
+    return options.model_copy(update={"method": options.method.model_copy(update=method)})
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("packing", [True, False])
+def test_the_same_weights(tiny_model, tmp_path, method, packing):
+    torch.set_num_threads(1)
+    runs = []
+    for fused in (True, ["loss", "norm"], False):
+        options = recipe(tiny_model, method, packing, steps=3, lr=1e-4, fused=fused)
+        runs.append(train(options, run_dir=tmp_path / str(fused)))
+    whole, some, plain = ([line["loss"] for line in run.metrics()] for run in runs)
+    assert whole == pytest.approx(plain, abs=1e-5)
+    assert some == pytest.approx(plain, abs=1e-5)
+    assert largest_difference(weights(runs[0]), weights(runs[2])) < 2e-5
+
+
+@pytest.mark.parametrize(("dropout", "told"), [(0.0, ""), (0.1, "lora")])
+def test_what_stays_plain_is_told(tiny_model, tmp_path, capsys, dropout, told):
+    train(with_method(recipe(tiny_model, steps=1), dropout=dropout), run_dir=tmp_path / "run")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kernels")]
+    assert lines == (
+        [f"kernels  none that fit this model and method for {told}: plain PyTorch"] if told else []
+    )
