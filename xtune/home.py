@@ -58,9 +58,12 @@ def stays_within(name: str) -> bool:
     return not os.path.isabs(name) and ".." not in Path(name).parts
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Write a file that has all of the content or, if it was there, what it had before."""
-    work = file.with_name(f".{file.name}")
+def write_whole(file: Path, content: str | bytes, by_many: bool = False) -> None:
+    """Write a file that has all of the content or, if it was there, what it had before.
+
+    by_many   other processes may write it at the same time
+    """
+    work = file.with_name(f".{file.name}-{os.getpid()}" if by_many else f".{file.name}")
     with open(work, "wb") as opened:
         opened.write(content.encode() if isinstance(content, str) else content)
         opened.flush()

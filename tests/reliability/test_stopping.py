@@ -148,17 +148,21 @@ def test_several_processes_agree_on_where_to_stop(runs, ranks):
     assert differences(runs.never_killed("lora-two").run, run) == []
 
 
+def wait_for_a_step(run: Run, launcher: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while len(run.metrics()) < 1:
+        assert time.monotonic() < deadline
+        assert launcher.poll() is None, launcher.stderr.read()
+        time.sleep(0.05)
+
+
 @pytest.mark.stress
 def test_torchrun_passes_a_signal_on(runs):
     run = Run(runs.folder / "torchrun")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xtune"]
     command = [sys.executable, *torchrun, *runs.start("lora", "torchrun"), "--set", "train.steps=2000"]
     launcher = subprocess.Popen(command, cwd=runs.folder, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(run.metrics()) < 1:
-        assert time.monotonic() < deadline
-        assert launcher.poll() is None, launcher.stderr.read()
-        time.sleep(0.05)
+    wait_for_a_step(run, launcher)
     launcher.send_signal(signal.SIGTERM)
     _, told = launcher.communicate(timeout=60)
     step = len(run.metrics())
@@ -183,11 +187,7 @@ def test_the_launcher_passes_a_signal_on(runs, only):
         "train.steps=2000",
     ]
     launcher = subprocess.Popen(command, cwd=runs.folder, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(run.metrics()) < 1:
-        assert time.monotonic() < deadline
-        assert launcher.poll() is None, launcher.stderr.read()
-        time.sleep(0.05)
+    wait_for_a_step(run, launcher)
     ranks = {process.environ()["RANK"]: process for process in psutil.Process(launcher.pid).children()}
     os.kill(ranks[only].pid if only else launcher.pid, signal.SIGTERM)
     _, told = launcher.communicate(timeout=60)

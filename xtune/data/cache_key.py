@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from xtune.data.files import data_files
 from xtune.errors import UserError
 from xtune.families.tokenizer import declared_tokens
-from xtune.home import home
+from xtune.home import home, write_whole
 from xtune.json_file import read_json_if_there
 from xtune.recipe.schema import Data, Source
 from xtune.templates.template import Template
@@ -69,11 +69,7 @@ def file_hash(path: str) -> bytes:
         # A change so soon after this one might have the same time.
         if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > 2e9:
             known.parent.mkdir(parents=True, exist_ok=True)
-            work = known.with_name(
-                f".{known.name}-{os.getpid()}"
-            )  # whole or not at all; others may do the same
-            work.write_text(json.dumps({"stamp": stamp, "hash": content.hex()}), encoding="utf-8")
-            work.replace(known)
+            write_whole(known, json.dumps({"stamp": stamp, "hash": content.hex()}), by_many=True)
         return content
     except OSError:
         return b""  # reading it says what is wrong

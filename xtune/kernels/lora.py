@@ -74,18 +74,18 @@ def _apply(function, states: Tensor, layers: Sequence[LoraLinear]) -> tuple[Tens
 class _Linears(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, layers, *_factors):
-        products = _Products(layers, states)
-        low, outputs = products.low(), products.outputs()
+        factors = _Factors(layers, states.dtype)
+        products = _Products(factors, states)
         for rows in multiplied_rows(states):
-            products.forward(states[rows], low[rows], [output[rows] for output in outputs])
-        ctx.products = products.without_weights()
-        ctx.save_for_backward(states, low)
-        return outputs
+            products.compute(states[rows], rows)
+        ctx.factors = factors
+        ctx.save_for_backward(states, products.low)
+        return products.outputs
 
     @staticmethod
     def backward(ctx, *gradients):
         states, low = ctx.saved_tensors
-        sums = _Sums(ctx.products)
+        sums = _Sums(ctx.factors)
         at_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         for rows in multiplied_rows(states):
             parts = [gradient[rows] for gradient in gradients]
@@ -97,22 +97,20 @@ class _Linears(torch.autograd.Function):
 class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, layers, *_factors):
-        into = _Products(layers[:2], states)
-        gate, up = into.outputs()
-        low = into.low()
-        out_of = _Products(layers[2:], up)
-        low_out, (output,) = out_of.low(), out_of.outputs()
+        factors = _Factors(layers[:2], states.dtype), _Factors(layers[2:], states.dtype)
+        into, out_of = (_Products(each, states) for each in factors)
+        gate, up = into.outputs
         for rows in multiplied_rows(states):
-            into.forward(states[rows], low[rows], (gate[rows], up[rows]))
-            out_of.forward(swiglu_forward(gate[rows], up[rows]), low_out[rows], (output[rows],))
-        ctx.products = into.without_weights(), out_of.without_weights()
-        ctx.save_for_backward(states, gate, up, low, low_out)
-        return (output,)
+            into.compute(states[rows], rows)
+            out_of.compute(swiglu_forward(gate[rows], up[rows]), rows)
+        ctx.factors = factors
+        ctx.save_for_backward(states, gate, up, into.low, out_of.low)
+        return out_of.outputs
 
     @staticmethod
     def backward(ctx, gradient):
         states, gate, up, low, low_out = ctx.saved_tensors
-        into, out_of = map(_Sums, ctx.products)
+        into, out_of = map(_Sums, ctx.factors)
         at_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         for rows in multiplied_rows(states):
             at_product = torch.empty_like(up[rows])
@@ -124,62 +122,65 @@ class _Mlp(torch.autograd.Function):
         return at_states, None, *into.at_factors(), *out_of.at_factors()
 
 
-class _Products:
-    """The products of layers with the same input, some rows at a time. Their factors are kept in the states' type."""
+class _Factors:
+    """Of layers with the same input: their adapters' factors in the type that is computed in, kept from the forward to
+    the backward pass. Dense weights are not kept: they may be made for a pass only."""
 
-    def __init__(self, layers: Sequence[LoraLinear], states: Tensor):
-        self.layers, self.states, self.dtype = layers, states, states.dtype
-        self.weights: list[Tensor] = self.dense()
+    def __init__(self, layers: Sequence[LoraLinear], dtype: torch.dtype):
+        self.layers, self.dtype = layers, dtype
         ranks = [0 if layer.a is None else len(layer.a) for layer in layers]
         self.rank = sum(ranks)
         self.at = [slice(sum(ranks[:i]), sum(ranks[: i + 1])) for i in range(len(layers))]
         adapted = [layer.a for layer in layers if layer.a is not None]
-        self.a = (adapted[0] if len(adapted) == 1 else torch.cat(adapted)).to(self.dtype) if adapted else None
-        self.b = [None if layer.b is None else layer.b.to(self.dtype) for layer in layers]
+        self.a = (adapted[0] if len(adapted) == 1 else torch.cat(adapted)).to(dtype) if adapted else None
+        self.b = [None if layer.b is None else layer.b.to(dtype) for layer in layers]
 
     def dense(self) -> list[Tensor]:
         """The weights of each layer, [outputs, inputs]."""
         return [layer.dense().to(self.dtype) for layer in self.layers]
 
-    def without_weights(self) -> _Products:
-        """What is to be kept for the backward pass."""
-        self.weights = []
-        self.states = None
-        return self
 
-    def low(self) -> Tensor:
-        """Room for A x of all layers, [rows, sum of ranks]."""
-        return self.states.new_empty(len(self.states), self.rank)
+class _Products:
+    """What the layers make of their input, some rows at a time.
 
-    def outputs(self) -> tuple[Tensor, ...]:
-        """Room for what each layer makes of the states."""
-        return tuple(self.states.new_empty(len(self.states), len(weight)) for weight in self.weights)
+    low       A x of all layers, [rows, sum of ranks]
+    outputs   of each layer, [rows, outputs]
+    """
 
-    def forward(self, states: Tensor, low: Tensor, outputs: Sequence[Tensor]) -> None:
-        if self.rank:
-            torch.mm(states, _thin(self.a), out=low)
-        for i, output in enumerate(outputs):
-            layer = self.layers[i]
+    def __init__(self, factors: _Factors, states: Tensor):
+        self.factors, self.weights = factors, factors.dense()
+        self.low = states.new_empty(len(states), factors.rank)
+        self.outputs = tuple(states.new_empty(len(states), len(weight)) for weight in self.weights)
+
+    def compute(self, states: Tensor, rows: slice) -> None:
+        """Fill in these rows, from their input."""
+        of, low = self.factors, self.low[rows]
+        if of.rank:
+            torch.mm(states, _thin(of.a), out=low)
+        for layer, b, at, weight, output in zip(
+            of.layers, of.b, of.at, self.weights, self.outputs, strict=True
+        ):
+            part = output[rows]
             if layer.bias is None:
-                torch.mm(states, self.weights[i].t(), out=output)
+                torch.mm(states, weight.t(), out=part)
             else:
-                torch.addmm(layer.bias.to(self.dtype), states, self.weights[i].t(), out=output)
-            if self.b[i] is not None:
-                output.addmm_(low[:, self.at[i]], _thin(self.b[i]), alpha=layer.scale)
+                torch.addmm(layer.bias.to(of.dtype), states, weight.t(), out=part)
+            if b is not None:
+                part.addmm_(low[:, at], _thin(b), alpha=layer.scale)
 
 
 class _Sums:
     """The backward pass of products, and the gradients at their factors, summed over the rows."""
 
-    def __init__(self, products: _Products):
-        self.products, self.weights = products, products.dense()
+    def __init__(self, factors: _Factors):
+        self.factors, self.weights = factors, factors.dense()
         self.at_a: Tensor | None = None
-        self.at_b: list[Tensor | None] = [None] * len(products.layers)
+        self.at_b: list[Tensor | None] = [None] * len(factors.layers)
 
     def backward(self, gradients: Sequence[Tensor], low: Tensor, at_states: Tensor | None) -> Tensor:
         """From the gradients at the outputs: adds to those at each b, writes those at the states, and returns those at
         `low`, of which `add_at_a` makes those at each a."""
-        of = self.products
+        of = self.factors
         at_low = torch.empty_like(low)
         for i, gradient in enumerate(gradients):
             if of.b[i] is not None:
@@ -197,13 +198,13 @@ class _Sums:
 
     def add_at_a(self, at_low: Tensor, states: Tensor) -> None:
         """Adds to the gradients at each a."""
-        if self.products.rank:
+        if self.factors.rank:
             self.at_a = _sum(self.at_a, at_low.t(), states)
 
     def at_factors(self) -> list[Tensor | None]:
         """The gradients at a and b of each layer in turn."""
         found: list[Tensor | None] = []
-        for layer, at, at_b in zip(self.products.layers, self.products.at, self.at_b, strict=True):
+        for layer, at, at_b in zip(self.factors.layers, self.factors.at, self.at_b, strict=True):
             if layer.a is None:
                 found += [None, None]
             else:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xtune.data.encoding.encode import NO_LABEL
 from xtune.kernels.linear_cross_entropy import linear_cross_entropy
 from xtune.kernels.lora import LoraLinear, lora_linears, lora_mlp
 from xtune.kernels.rms_norm import rms_norm
@@ -38,6 +39,13 @@ def fuse(model: nn.Module, kernels: Sequence[str]) -> list[str]:
         if not modules:
             unused.append(kernel)
     return unused
+
+
+def unfuse(model: nn.Module) -> None:
+    """Let the modules compute as their classes do again."""
+    for module in model.modules():
+        if isinstance(vars(module).get("forward"), partial):
+            del module.forward
 
 
 def _modules(model: nn.Module, kernel: str) -> Iterator[nn.Module]:
@@ -172,8 +180,8 @@ _wanted: ContextVar[_Wanted | None] = ContextVar("labels of a forward pass", def
 
 @contextmanager
 def losses_wanted(targets: Tensor, temperature: float) -> Iterator[_Wanted]:
-    """Within, a fused output layer gives -log p of these targets, int64 [rows, columns], 0 where they are -100, in the
-    place of logits, and says so in `given`."""
+    """Within, a fused output layer gives -log p of these targets, int64 [rows, columns], 0 where they are NO_LABEL, in
+    the place of logits, and says so in `given`."""
     token = _wanted.set(wanted := _Wanted(targets, temperature))
     try:
         yield wanted
@@ -191,6 +199,6 @@ def _output_layer(self: nn.Linear, hidden: Tensor) -> Tensor:
         rows = rows / wanted.temperature
     if len(hidden) == 1:  # a packed row: all columns kept have labels
         return linear_cross_entropy(rows, self.weight, targets).view(wanted.targets.shape)
-    at = (targets != -100).nonzero().squeeze(1)
+    at = (targets != NO_LABEL).nonzero().squeeze(1)
     losses = linear_cross_entropy(rows[at], self.weight, targets[at])
     return losses.new_zeros(len(targets)).index_add(0, at, losses).view(wanted.targets.shape)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtune.home import home
+from xtune.home import home, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +40,7 @@ def core_rates() -> dict[str, float]:
     finally:
         torch.set_num_threads(threads)
     file.parent.mkdir(parents=True, exist_ok=True)
-    work = file.with_suffix(f".{os.getpid()}")
-    work.write_text(json.dumps({"device": what, **rates}, indent=2) + "\n", encoding="utf-8")
-    work.replace(file)
+    write_whole(file, json.dumps({"device": what, **rates}, indent=2) + "\n", by_many=True)
     return rates
 
 

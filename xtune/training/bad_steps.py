@@ -16,6 +16,8 @@ import torch
 
 from xtune.data.dataset import Dataset
 from xtune.errors import TrainingError
+from xtune.home import write_whole
+from xtune.model.fused import unfuse
 from xtune.ranks import rank
 from xtune.recipe.objective_schema import Pretrain, Sft
 from xtune.run.directory import Run
@@ -72,7 +74,7 @@ class BadSteps:
             file.parent.mkdir(exist_ok=True)
             figures = {"step": step, "loss": str(loss), "grad_norm": str(logs["grad_norm"])}
             about = {**figures, "passes": list(self._passes(step, everyones))}
-            file.write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_whole(file, json.dumps(about, ensure_ascii=False) + "\n")
             messages().print(f"step {step} is skipped: {reason}; its samples: {file}", soft_wrap=True)
         return {"loss": loss, "skipped": reason}
 
@@ -163,9 +165,7 @@ def first_wrong_layer(trainer: ObjectiveTrainer, passes: Passes, step: int) -> s
         if not torch.isfinite(gradient).all():
             backward.append(name)
 
-    for module in trainer.model.modules():
-        if isinstance(vars(module).get("forward"), partial):
-            del module.forward  # a fused kernel, which does not call the module's parts
+    unfuse(trainer.model)  # fused kernels do not call a module's parts
     hooks = [
         module.register_forward_hook(lambda _, __, output, name=name: watch(name, output))
         for name, module in trainer.model.named_modules()

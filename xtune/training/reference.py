@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import TrainerCallback
 from xtune.data.batches.plan import Plan
 from xtune.data.encoding.encode import Encoded
 from xtune.errors import UsageError
+from xtune.home import write_whole
 from xtune.terminal import counting
 from xtune.training.batches import passes_without_learning
 from xtune.training.group import gathered
@@ -51,10 +53,9 @@ class Reference:
 
     def write(self, keys: dict[int, int]) -> None:
         """Keep those of the samples."""
-        work = self.file.with_name(f".{self.file.name}")
-        with open(work, "wb") as file:
-            np.savez(file, keys=np.array(list(keys.values()), np.uint64), values=self.values[list(keys)])
-        work.replace(self.file)
+        content = BytesIO()
+        np.savez(content, keys=np.array(list(keys.values()), np.uint64), values=self.values[list(keys)])
+        write_whole(self.file, content.getvalue())
 
 
 class MeasureReference(TrainerCallback):
