@@ -41,6 +41,12 @@ def test_wheel_holds_every_recipe_and_example(unpacked):
         assert all((unpacked / "xtune" / file).exists() for file in files if (ROOT / file).is_file())
 
 
+def test_wheel_holds_what_is_compiled(unpacked):
+    files = list((ROOT / "xtune" / "kernels" / "c").iterdir())
+    assert files
+    assert all((unpacked / file.relative_to(ROOT)).exists() for file in files)
+
+
 def test_recipes_of_an_installed_wheel(unpacked, tmp_path):
     assert "smollm2_lora" in run(unpacked, tmp_path, "recipes")
     shown = run(unpacked, tmp_path, "recipes", "show", "smollm2_lora")

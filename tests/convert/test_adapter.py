@@ -333,7 +333,7 @@ def test_biases_go_along(name, bias, tmp_path):
         checkpoint / "model.safetensors",
     )
     ours = logits(load_adapter(native(base_of(name), name), tmp_path / "ours"))
-    assert (ours - logits(native(checkpoint, name))).abs().max() < 1e-5
+    assert (ours - logits(native(checkpoint, name))).abs().max() < 3e-5
     convert_adapter(tmp_path / "ours", tmp_path / "back", layout="original")
     before, after = (load_file(path / "adapter_model.safetensors") for path in (adapter, tmp_path / "back"))
     assert before.keys() == after.keys()

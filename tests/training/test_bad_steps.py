@@ -163,7 +163,13 @@ def test_a_run_with_a_bad_step_resumes_to_the_same(model, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spread", [[], ["train.deepspeed=zero2"], ["train.deepspeed=zero3"], ["train.fsdp=True"]]
+    "spread",
+    [
+        [],
+        pytest.param(["train.deepspeed=zero2"], marks=pytest.mark.slow),
+        pytest.param(["train.deepspeed=zero3"], marks=pytest.mark.slow),
+        pytest.param(["train.fsdp=True"], marks=pytest.mark.slow),
+    ],
 )
 def test_all_processes_skip_the_step_that_is_bad_in_one(model, data, tmp_path, xtune, spread):
     method = "full" if spread else "lora"

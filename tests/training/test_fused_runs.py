@@ -1,9 +1,13 @@
 """A run trains alike with fused kernels, with some of them, and in plain PyTorch."""
 
+import os
+import shutil
+
 import pytest
 import torch
 
 from tests.training.test_sft import largest_difference, recipe, weights
+from xtune.kernels import native
 from xtune.recipe.schema import Recipe
 from xtune.training.train import train
 
@@ -12,8 +16,17 @@ def with_method(options: Recipe, **method) -> Recipe:
     return options.model_copy(update={"method": options.method.model_copy(update=method)})
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
-@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize(
+    ("packing", "method"),
+    [
+        (True, "lora"),
+        (True, "qlora"),
+        (True, "full"),
+        (False, "lora"),
+        pytest.param(False, "qlora", marks=pytest.mark.slow),
+        pytest.param(False, "full", marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_weights(tiny_model, tmp_path, method, packing):
     torch.set_num_threads(1)
     runs = []
@@ -33,3 +46,31 @@ def test_what_stays_plain_is_told(tiny_model, tmp_path, capsys, dropout, told):
     assert lines == (
         [f"kernels  none that fit this model and method for {told}: plain PyTorch"] if told else []
     )
+
+
+def refuse(*_):
+    raise AssertionError("a kernel in C")
+
+
+def test_plain_means_plain(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "call", refuse)
+    train(recipe(tiny_model, steps=1, fused=False), run_dir=tmp_path / "run")
+    with pytest.raises(AssertionError, match="a kernel in C"):
+        train(recipe(tiny_model, steps=1), run_dir=tmp_path / "other")
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_without_a_compiler_it_trains_the_same_and_says_so(tiny_model, tmp_path, monkeypatch, capsys):
+    options = recipe(tiny_model, steps=2, lr=1e-4)
+    homes = [tmp_path / "compiled", tmp_path / "compiled", tmp_path / "never"]
+    runs, told = [], []
+    for number, (home, path) in enumerate(zip(homes, (os.environ["PATH"], "", ""), strict=True)):
+        monkeypatch.setenv("XTUNE_HOME", str(home))
+        monkeypatch.setenv("PATH", path)
+        native._library.cache_clear()
+        runs.append(train(options, run_dir=tmp_path / str(number)))
+        told.append("no C compiler" in capsys.readouterr().err)
+    native._library.cache_clear()
+    assert told == [False, False, True]  # what was compiled once is kept
+    assert largest_difference(weights(runs[0]), weights(runs[1])) == 0
+    assert largest_difference(weights(runs[0]), weights(runs[2])) < 2e-5

@@ -52,6 +52,7 @@ except ResourceError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or torch.cuda.is_available(), reason="limits the memory of a process"
 )
@@ -65,7 +66,7 @@ def test_under_a_real_limit(tiny_model, tmp_path):
     (tmp_path / "recipe.py").write_text(
         f"model = dict(path={str(tiny_model)!r}, template='smollm2', dtype='float32')\n"
         "method = dict(kind='lora')\ndata = dict(sources=[dict(path='rows.jsonl')], max_length=512)\n"
-        "train = dict(steps=3, batch_size=8, lr=1e-3, fused=False)\n"
+        "train = dict(steps=3, batch_size=8, micro_batch_size=8, lr=1e-3, fused=False)\n"
     )
 
     def run(name: str, on_oom: str, limit: int = 0) -> subprocess.CompletedProcess:

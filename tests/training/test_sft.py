@@ -89,12 +89,14 @@ def test_packed_and_padded_give_each_sample_the_same_loss(model, tokenizer):
 # Padded rows with plain attention: torch's fused CPU kernel rounds a row otherwise beside others than alone, which
 # AdamW turns into up to 3e-5 in one or two of 4.9 million weights. That is the kernel's, not accumulation's.
 @pytest.mark.parametrize(("packing", "attention"), [(True, "auto"), (False, "eager")])
-def test_accumulation_does_not_change_training(tmp_path, packing, attention):
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_accumulation_does_not_change_training(tiny_model, tmp_path, packing, attention, real):
     # At a usual learning rate: AdamW moves a weight by lr whatever its gradient's size, so that rounding in a
     # gradient near 0 shows in proportion to lr.
     runs = []
     for micro in (8, 1):
-        options = recipe("smollm2", packing=packing, steps=2, micro_batch_size=micro, lr=1e-4)
+        path = "smollm2" if real else tiny_model
+        options = recipe(path, packing=packing, steps=2, micro_batch_size=micro, lr=1e-4)
         options = options.model_copy(
             update={"model": options.model.model_copy(update={"attention": attention})}
         )
@@ -138,13 +140,16 @@ def test_each_method_learns_and_leaves_a_whole_run(tiny_model, tmp_path, method)
     load_model(target.base)
 
 
-@pytest.mark.parametrize(("method", "sent"), [("full", signal.SIGKILL), ("lora", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("method", "sent"),  # tests/reliability kills many more
+    [pytest.param("full", signal.SIGKILL, marks=pytest.mark.slow), ("lora", signal.SIGINT)],
+)
 def test_a_stopped_run_resumes_to_the_same_weights(tiny_model, tmp_path, xtune, method, sent):
     (tmp_path / "recipe.py").write_text(
         f"model = dict(path={str(tiny_model)!r}, template='smollm2')\n"
         f"method = dict(kind={method!r})\n"
         f"data = dict(sources=[dict(path={IDENTITY!r})])\n"
-        "train = dict(steps=60, batch_size=4, lr=1e-3, checkpoint_every=5)\n"
+        "train = dict(steps=25, batch_size=4, lr=1e-3, checkpoint_every=5)\n"
     )
     whole = train(load_recipe(tmp_path / "recipe.py"), run_dir=tmp_path / "whole")
     process = subprocess.Popen(

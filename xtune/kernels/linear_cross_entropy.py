@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
+from xtune.kernels import native
 from xtune.kernels.rows import computing_dtype, exactly, row_ranges
 
 _LOGITS = 2**24
@@ -99,6 +100,10 @@ def _softmax_gradient(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[
     at = torch.arange(len(hidden), device=hidden.device)
     if hidden.dtype == torch.float32 and not hidden.is_cuda:
         logits = torch.mm(hidden, weight.t(), out=_room(len(weight))[: len(hidden)])
+        if native.fits(logits):
+            losses = logits.new_empty(len(logits))
+            native.call("softmax_gradient", logits, targets, losses, *logits.shape)
+            return losses, logits
         torch.softmax(logits, dim=1, out=logits)
         shares = logits[at, targets]
         losses = shares.log().neg_()

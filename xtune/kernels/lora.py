@@ -1,6 +1,7 @@
 """Linear layers with low-rank adapters, y = W x + b + s B A x, that keep little and go over memory seldom.
 
-Of each layer only the input and A x are kept for the backward pass; the adapter's part is added into the product with W
+Of each layer only the input and A x are kept for the backward pass (of an input that a norm made, what it was made of,
+which the norm keeps anyway); the adapter's part is added into the product with W
 while that is in the cache; layers with the same input share the products with their As and one gradient. The weights W
 stay as they are, so they may be 4-bit ones that are made dense for as long as a product takes.
 
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from xtune.kernels.rows import computing_dtype, multiplied_rows
+from xtune.kernels import native
+from xtune.kernels.rms_norm import again, made_of
+from xtune.kernels.rows import computing_dtype, exactly, multiplied_rows, some
 from xtune.kernels.swiglu import swiglu_backward, swiglu_forward
 
 
@@ -65,61 +68,62 @@ def _apply(function, states: Tensor, layers: Sequence[LoraLinear]) -> tuple[Tens
     dtype = computing_dtype(states)
     with torch.autocast(states.device.type, enabled=False):
         rows = states.to(dtype).reshape(-1, states.shape[-1])
-        outputs = function.apply(
-            rows, tuple(layers), *(factor for one in layers for factor in (one.a, one.b))
-        )
+        factors = (factor for one in layers for factor in (one.a, one.b))
+        outputs = function.apply(rows, made_of(states), tuple(layers), *factors)
     return tuple(output.view(*states.shape[:-1], output.shape[-1]) for output in outputs)
 
 
 class _Linears(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, layers, *_factors):
+    def forward(ctx, states, of, layers, *_factors):
         factors = _Factors(layers, states.dtype)
         products = _Products(factors, states)
         for rows in multiplied_rows(states):
-            products.compute(states[rows], rows)
+            products.compute(some(states, rows), rows)
         ctx.factors = factors
-        ctx.save_for_backward(states, products.low)
+        ctx.save_for_backward(products.low, *(of or (states,)))
         return products.outputs
 
     @staticmethod
     def backward(ctx, *gradients):
-        states, low = ctx.saved_tensors
+        low, *of = ctx.saved_tensors
+        states = again(*of) if len(of) > 1 else of[0]
         sums = _Sums(ctx.factors)
         at_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         for rows in multiplied_rows(states):
-            parts = [gradient[rows] for gradient in gradients]
-            at_low = sums.backward(parts, low[rows], None if at_states is None else at_states[rows])
-            sums.add_at_a(at_low, states[rows])
-        return at_states, None, *sums.at_factors()
+            parts = [some(gradient, rows) for gradient in gradients]
+            at_low = sums.backward(parts, some(low, rows), some(at_states, rows))
+            sums.add_at_a(at_low, some(states, rows))
+        return at_states, None, None, *sums.at_factors()
 
 
 class _Mlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, layers, *_factors):
+    def forward(ctx, states, of, layers, *_factors):
         factors = _Factors(layers[:2], states.dtype), _Factors(layers[2:], states.dtype)
         into, out_of = (_Products(each, states) for each in factors)
         gate, up = into.outputs
         for rows in multiplied_rows(states):
-            into.compute(states[rows], rows)
-            out_of.compute(swiglu_forward(gate[rows], up[rows]), rows)
+            into.compute(some(states, rows), rows)
+            out_of.compute(swiglu_forward(some(gate, rows), some(up, rows)), rows)
         ctx.factors = factors
-        ctx.save_for_backward(states, gate, up, into.low, out_of.low)
+        ctx.save_for_backward(gate, up, into.low, out_of.low, *(of or (states,)))
         return out_of.outputs
 
     @staticmethod
     def backward(ctx, gradient):
-        states, gate, up, low, low_out = ctx.saved_tensors
+        gate, up, low, low_out, *of = ctx.saved_tensors
+        states = again(*of) if len(of) > 1 else of[0]
         into, out_of = map(_Sums, ctx.factors)
         at_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         for rows in multiplied_rows(states):
-            at_product = torch.empty_like(up[rows])
-            at_low = out_of.backward([gradient[rows]], low_out[rows], at_product)
-            product, *parts = swiglu_backward(at_product, gate[rows], up[rows])
+            at_product = torch.empty_like(some(up, rows))
+            at_low = out_of.backward([some(gradient, rows)], some(low_out, rows), at_product)
+            product, *parts = swiglu_backward(at_product, some(gate, rows), some(up, rows))
             out_of.add_at_a(at_low, product)
-            at_low = into.backward(parts, low[rows], None if at_states is None else at_states[rows])
-            into.add_at_a(at_low, states[rows])
-        return at_states, None, *into.at_factors(), *out_of.at_factors()
+            at_low = into.backward(parts, some(low, rows), some(at_states, rows))
+            into.add_at_a(at_low, some(states, rows))
+        return at_states, None, None, *into.at_factors(), *out_of.at_factors()
 
 
 class _Factors:
@@ -154,19 +158,19 @@ class _Products:
 
     def compute(self, states: Tensor, rows: slice) -> None:
         """Fill in these rows, from their input."""
-        of, low = self.factors, self.low[rows]
+        of, low = self.factors, some(self.low, rows)
         if of.rank:
-            torch.mm(states, _thin(of.a), out=low)
+            torch.mm(states, of.a.t(), out=low)
         for layer, b, at, weight, output in zip(
             of.layers, of.b, of.at, self.weights, self.outputs, strict=True
         ):
-            part = output[rows]
+            part = some(output, rows)
             if layer.bias is None:
                 torch.mm(states, weight.t(), out=part)
             else:
                 torch.addmm(layer.bias.to(of.dtype), states, weight.t(), out=part)
             if b is not None:
-                part.addmm_(low[:, at], _thin(b), alpha=layer.scale)
+                part.addmm_(low[:, at], b.t(), alpha=layer.scale)
 
 
 class _Sums:
@@ -184,9 +188,9 @@ class _Sums:
         at_low = torch.empty_like(low)
         for i, gradient in enumerate(gradients):
             if of.b[i] is not None:
-                part, scale = at_low[:, of.at[i]], of.layers[i].scale
-                torch.addmm(part, gradient, of.b[i], beta=0, alpha=scale, out=part)
-                self.at_b[i] = _sum(self.at_b[i], low[:, of.at[i]].t(), gradient)
+                at = of.at[i]
+                at_b = _thin_backward(gradient, of.b[i], low[:, at], at_low[:, at], of.layers[i].scale)
+                self.at_b[i] = at_b if self.at_b[i] is None else exactly(self.at_b[i]) + at_b
         if at_states is None:
             return at_low
         torch.mm(gradients[0], self.weights[0], out=at_states)
@@ -208,13 +212,24 @@ class _Sums:
             if layer.a is None:
                 found += [None, None]
             else:
-                found += [self.at_a[at].to(layer.a.dtype), (at_b.t() * layer.scale).to(layer.b.dtype)]
+                found += [self.at_a[at].to(layer.a.dtype), at_b.to(layer.b.dtype)]
         return found
 
 
-def _thin(factor: Tensor) -> Tensor:
-    """Transposed. A CPU multiplies thin matrices twice as fast when their rows follow one another in memory."""
-    return factor.t() if factor.is_cuda else factor.t().contiguous()
+_THIN = 16, 32
+"""Ranks for which the kernel in C is faster than two products."""
+
+
+def _thin_backward(gradient: Tensor, b: Tensor, low: Tensor, at_low: Tensor, scale: float) -> Tensor:
+    """Of scale * low @ b.t(): writes the gradient at low, [rows, rank], and returns that at b, [outputs, rank]."""
+    if b.shape[1] in _THIN and native.fits(gradient, b, low, at_low):
+        at_b, room = torch.empty_like(b), b.new_empty(torch.get_num_threads(), *b.shape)
+        at = low.data_ptr(), at_low.data_ptr()  # their rows are those of several layers
+        sizes = *gradient.shape, b.shape[1], low.stride(0)
+        native.call("thin_backward", gradient.contiguous(), b.contiguous(), *at, at_b, room, *sizes, scale)
+        return at_b
+    torch.addmm(at_low, gradient, b, beta=0, alpha=scale, out=at_low)
+    return (low.t() @ gradient).t() * scale
 
 
 def _sum(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:

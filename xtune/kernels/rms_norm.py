@@ -8,13 +8,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xtune.kernels import native
 from xtune.kernels.compiled import compiled
 from xtune.kernels.rows import cached_rows, exactly
 
 
 def rms_norm(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """states [..., features], weight [features] -> [..., features] in the states' type; computed in float32."""
-    return _RmsNorm.apply(states.reshape(-1, states.shape[-1]), weight, epsilon).view(states.shape)
+    rows = states.reshape(-1, states.shape[-1]).contiguous()
+    if not native.fits(rows, weight):
+        return _RmsNorm.apply(rows, weight, epsilon).view(states.shape)
+    output, inverse = _InC.apply(rows, weight, epsilon)
+    output = output.view(states.shape)
+    output.made_of = rows.detach(), weight.detach(), inverse
+    return output
+
+
+def made_of(states: Tensor) -> tuple[Tensor, ...] | None:
+    """Of what rms_norm made these states, for functions that need them in the backward pass again: it is kept anyway,
+    and `again` is quick. None where they are something else."""
+    return getattr(states, "made_of", None)
+
+
+def again(states: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+    """What rms_norm made of them, [rows, features]."""
+    output = torch.empty_like(states)
+    native.call("scale_rows", states, weight, inverse, output, *states.shape)
+    return output
 
 
 def plain_rms_norm(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -22,6 +42,24 @@ def plain_rms_norm(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     exact = exactly(states)
     exact = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + epsilon)
     return weight * exact.to(states.dtype)
+
+
+class _InC(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states, weight, epsilon):
+        output, inverse = torch.empty_like(states), states.new_empty(len(states), 1)
+        native.call("rms_norm", states, weight, epsilon, output, inverse, *states.shape)
+        ctx.save_for_backward(states, weight, inverse)
+        ctx.mark_non_differentiable(inverse)
+        return output, inverse
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        states, weight, inverse = ctx.saved_tensors
+        gradient, at_states = gradient.contiguous(), torch.empty_like(states)
+        native.call("rms_norm_backward", gradient, states, weight, inverse, at_states, *states.shape)
+        trained = ctx.needs_input_grad[1]
+        return at_states, (gradient * states).mul_(inverse).sum(0) if trained else None, None
 
 
 class _RmsNorm(torch.autograd.Function):

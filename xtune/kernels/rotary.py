@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xtune.kernels import native
 from xtune.kernels.compiled import compiled
 from xtune.kernels.rows import cached_rows
 
@@ -34,22 +35,26 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, cos, sin):
         ctx.save_for_backward(cos, sin)
-        return _turned(query, key, cos, sin)
+        return _turned(query, key, cos, sin, 1)
 
     @staticmethod
     def backward(ctx, at_query, at_key):
-        cos, sin = ctx.saved_tensors
-        return *_turned(at_query, at_key, cos, -sin), None, None
+        return *_turned(at_query, at_key, *ctx.saved_tensors, -1), None, None
 
 
-def _turned(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+def _turned(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, way: int) -> tuple[Tensor, Tensor]:
+    """way: 1, or -1 to turn back"""
     if query.is_cuda:
-        return compiled(plain_rotary)(query, key, cos, sin)
+        return compiled(plain_rotary)(query, key, cos, sin * way)
+    query, key, cos, sin = (one.contiguous() for one in (query, key, cos, sin))
     outputs = torch.empty_like(query), torch.empty_like(key)
     half = query.shape[-1] // 2
     for states, output in zip((query, key), outputs, strict=True):
+        if native.fits(states, cos, sin):
+            native.call("rotary", states, output, cos, sin, way, *states.shape[:2], half)
+            continue
         for rows in cached_rows(states):
-            part, turned, by = states[rows], output[rows], sin[rows, None, :half]
+            part, turned, by = states[rows], output[rows], sin[rows, None, :half] * way
             torch.mul(part, cos[rows, None], out=turned)
             turned[..., :half].addcmul_(part[..., half:], by, value=-1)
             turned[..., half:].addcmul_(part[..., :half], by)

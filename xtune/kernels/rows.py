@@ -30,6 +30,13 @@ def multiplied_rows(states: Tensor) -> Iterator[slice]:
     return row_ranges(len(states), _MULTIPLIED if states.device.type == "cpu" else max(1, len(states)))
 
 
+def some(states: Tensor | None, rows: slice) -> Tensor | None:
+    """These rows of states, if there are any; the states themselves, at no cost, where that is all of them."""
+    if states is None or rows.stop - rows.start == states.shape[0]:
+        return states
+    return states[rows]
+
+
 def exactly(states: Tensor) -> Tensor:
     """In float32, or more where they are."""
     return states.to(torch.promote_types(states.dtype, torch.float32))

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from xtune.kernels import native
 from xtune.kernels.compiled import compiled
 from xtune.kernels.rows import cached_rows
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up: [..., features]."""
-    output = _Swiglu.apply(gate.flatten(0, -2), up.flatten(0, -2))
+    output = _Swiglu.apply(gate.flatten(0, -2).contiguous(), up.flatten(0, -2).contiguous())
     return output.view(up.shape)
 
 
@@ -32,6 +33,9 @@ def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
     if gate.is_cuda:
         return compiled(_swiglu)(gate, up)
     output = torch.empty_like(up)
+    if native.fits(gate, up):
+        native.call("swiglu", gate, up, output, up.numel())
+        return output
     for rows in cached_rows(up):
         torch.mul(silu(gate[rows]), up[rows], out=output[rows])
     return output
@@ -42,6 +46,9 @@ def swiglu_backward(gradient: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor,
     if gate.is_cuda:
         return compiled(_swiglu_backward)(gradient, gate, up)
     output, at_gate, at_up = torch.empty_like(up), torch.empty_like(gate), torch.empty_like(up)
+    if native.fits(gradient, gate, up):
+        native.call("swiglu_backward", gradient.contiguous(), gate, up, output, at_gate, at_up, up.numel())
+        return output, at_gate, at_up
     for rows in cached_rows(up):
         active = silu(gate[rows])
         torch.mul(active, up[rows], out=output[rows])

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PACKED = "xtune_packed"
+PACKED, PLAIN = "xtune_packed", "xtune_plain"
 OWN = "xtune"
 
 
 def use_packed_attention(
-    model: PreTrainedModel, attention: str = "auto", sequence_processes: int = 1
+    model: PreTrainedModel, attention: str = "auto", sequence_processes: int = 1, fused: bool = True
 ) -> None:
     """Make a model keep packed samples apart in training, also where processes share the tokens of a row.
 
     Flash attention does so by position_ids; elsewhere a function that takes `sample_lengths` is set, which
     needs no mask. Left in place for inference it behaves as sdpa on unpadded input.
+
+    fused   whether kernels of ours and flash attention compute it, or plain PyTorch, sample by sample
     """
     from xtune.model.sequence import check_sequence_parallel
 
@@ -30,7 +33,7 @@ def use_packed_attention(
         model.set_attn_implementation("flash_attention_2")
         return
     register()
-    model.set_attn_implementation(PACKED)
+    model.set_attn_implementation(PACKED if fused else PLAIN)
 
 
 def needs_own(model_class: type) -> bool:
@@ -45,11 +48,12 @@ def takes_flash(model_class: type, config) -> bool:
 
 
 def register() -> None:
-    """Tell transformers of our attention by two names: PACKED makes no masks, OWN makes those of sdpa."""
+    """Tell transformers of our attention by its names: PACKED and PLAIN make no masks, OWN makes those of sdpa."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(PACKED, _attention)
+    AttentionInterface.register(PLAIN, partial(_attention, fused=False))
     AttentionInterface.register(OWN, _attention)
     AttentionMaskInterface.register(OWN, sdpa_mask)
 
@@ -67,6 +71,7 @@ def _attention(
     alibi_slopes=None,
     query_scale=None,
     rotary=None,
+    fused=True,
     **kwargs,
 ):
     """transformers' attention interface: query [rows, heads, tokens, dimension] -> [rows, tokens, heads, dimension].
@@ -75,11 +80,12 @@ def _attention(
     sequence_processes   over so many the tokens of the row are spread, each with a stretch of equal length
     alibi_slopes     [heads]: biases to add in packed samples
     query_scale      to multiply queries by, of a shape that broadcasts to theirs
+    fused            whether kernels may compute packed samples
     rotary           cos and sin, [rows, keys, dimension], where queries and keys come unrotated; queries are last
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from xtune.kernels.packed_attention import packed_attention
+    from xtune.kernels.packed_attention import packed_attention, sample_by_sample
     from xtune.kernels.sequence_parallel import all_heads, all_tokens
     from xtune.model.sequence import sequence_group
 
@@ -99,9 +105,8 @@ def _attention(
         )
         if alibi_slopes is not None:
             alibi_slopes = alibi_slopes.chunk(group.size())[group.rank()]
-    output = packed_attention(
-        query, key, value, sample_lengths, scale=scale, dropout=dropout, slopes=alibi_slopes
-    )
+    attend = packed_attention if fused else sample_by_sample
+    output = attend(query, key, value, sample_lengths, scale=scale, dropout=dropout, slopes=alibi_slopes)
     if group:
         output = all_heads(output, group)
     return output.transpose(1, 2).contiguous(), None

@@ -10,6 +10,7 @@ from xtune.errors import ResourceError, UsageError, UserError
 from xtune.families import read_config, read_layout, read_native_config
 from xtune.families.embedded import model_directory
 from xtune.families.family import Layout, Options
+from xtune.model.libraries import import_libraries
 from xtune.model.products import core_rates
 from xtune.ranks import local_rank
 from xtune.terminal import quiet_libraries
@@ -45,13 +46,15 @@ def load_model(
     last tensor; ResourceError where it does not fit into memory.
     """
     from safetensors import SafetensorError
-    from transformers import BitsAndBytesConfig
 
     from xtune.families.reward_model import native_class
     from xtune.model.health import check_index
     from xtune.model.rope import stretch_each_sample
 
     quiet_libraries()
+    import_libraries()
+    from transformers import BitsAndBytesConfig
+
     directory = model_directory(str(path))
     read_config(directory)
     check_index(directory)

@@ -101,8 +101,8 @@ class Train(Section):
     batch_size: int | None = Field(None, ge=1)
     """Samples per optimizer step, over all devices. None: 8, or as many as batch_tokens hold."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Samples per forward pass; must divide batch_size. None: all of batch_size at once; grpo and rloo: one prompt with
-    its answers."""
+    """Samples per forward pass; must divide batch_size. None: all of batch_size at once, on a CPU about 768 packed
+    tokens of them; grpo and rloo: one prompt with its answers."""
     batch_tokens: int | None = Field(None, ge=8)
     """Tokens per optimizer step, about; instead of batch_size. Each forward pass takes up to data.max_length."""
     epochs: float | None = Field(None, gt=0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from xtune.data.batches.plan import Plan, SamplePlan
+from xtune.data.batches.plan import Plan, SamplePlan, evenly
 from xtune.training.layout import Layout
 from xtune.training.objective import Objective
 
@@ -35,11 +35,13 @@ class MicroBatches(torch.utils.data.Dataset):
 
     processes   n; with several, each has the same number of passes, the last of which may be empty. Those that share
                 the tokens of their rows count as one, and each gets its stretch
+    most        tokens of a pass that is run at once: what is dealt with more is split by `parts`; None: nothing is
     """
 
     batches: Batches
     plan: Plan
     processes: int = 1
+    most: int | None = None
 
     @property
     def passes(self) -> int:
@@ -60,6 +62,20 @@ class MicroBatches(torch.utils.data.Dataset):
             step * self.passes * each + process, min((step + 1) * self.passes * each, len(self)), each
         )
         return [self[place] for place in places]
+
+    def parts(self, samples: Sequence[int]) -> list[list[int]]:
+        """A pass's samples in as many smaller passes as `most` asks for, of about the same number of tokens."""
+        total = int(self.plan.lengths[samples].sum())
+        parts = 1 if self.most is None else min(len(samples), math.ceil(total / self.most))
+        return evenly(samples, self.plan.lengths, max(1, parts), len(samples))
+
+    def smaller(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """What is run for one that was dealt."""
+        parts = self.parts(batch["samples"])
+        if len(parts) == 1:
+            return [batch]
+        made = [{**self.batches.of(part), "weight": batch["weight"]} for part in parts]
+        return [{**batch, **made[0]}, *made[1:]]  # what comes with a step comes once
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index //= self.batches.layout.processes

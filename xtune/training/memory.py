@@ -15,7 +15,6 @@ import torch
 from transformers import PreTrainedModel
 
 from xtune.data.batches.collate import collate
-from xtune.data.batches.plan import Plan
 from xtune.data.encoding.encode import Encoded
 from xtune.errors import RecipeError
 from xtune.kernels.linear_cross_entropy import logits_at_once
@@ -114,7 +113,7 @@ def step_memory(train: Train, model: PreTrainedModel, batches: MicroBatches, *, 
     """Of a step without gradient checkpointing."""
     objective, layout = batches.batches.objective, batches.batches.layout
     texts_of = getattr(objective, "longest_texts", objective.texts)  # answers are not written yet
-    samples = longest_pass(batches.plan, layout.packing)
+    samples = longest_pass(batches)
     longest = layout.collate([text for sample in samples for text in texts_of(sample)])
     texts = [objective.texts(sample)[0] for sample in batches.plan.step(0)]
     text = min(texts, key=_unlike_a_layer)
@@ -134,15 +133,17 @@ def step_memory(train: Train, model: PreTrainedModel, batches: MicroBatches, *, 
     )
 
 
-def longest_pass(plan: Plan, packing: bool) -> list[int]:
+def longest_pass(passes: MicroBatches) -> list[int]:
     """The samples of the forward pass with the most tokens, padding included."""
+    plan, packing = passes.plan, passes.batches.layout.packing
 
     def tokens(samples: list[int]) -> int:
         lengths = plan.lengths[samples]
         return lengths.sum() if packing else lengths.max() * len(lengths)
 
     steps = range(0, plan.steps, math.ceil(plan.steps / _STEPS))
-    return max((samples for step in steps for samples in plan.micro_batches(step)), key=tokens)
+    dealt = (samples for step in steps for samples in plan.micro_batches(step))
+    return max((part for samples in dealt for part in passes.parts(samples)), key=tokens)
 
 
 def kept_for_backward(

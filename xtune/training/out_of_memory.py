@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xtune.data.batches.plan import Plan, SamplePlan
+from xtune.data.batches.plan import SamplePlan
 from xtune.model.load import is_out_of_memory
 from xtune.recipe.schema import Full, Lora, Qlora, Recipe
 from xtune.terminal import messages
@@ -42,11 +42,12 @@ class Passes:
         news, self._news = self._news, {}
         return news
 
-    def of(self, step: int, number: int) -> list[dict[str, Any]]:
-        """What is run in place of the pass of this number that the loop deals in a step; [] for that pass itself."""
-        if self.factor == 1:
-            return []
-        return self.run.of_step(step, 0)[number * self.factor : (number + 1) * self.factor]
+    def of(self, step: int, number: int, dealt: dict[str, Any]) -> list[dict[str, Any]]:
+        """What is run for the pass of this number that the loop deals in a step."""
+        parts = [dealt]
+        if self.factor > 1:
+            parts = self.run.of_step(step, 0)[number * self.factor : (number + 1) * self.factor]
+        return [part for one in parts for part in self.run.smaller(one)]
 
     def samples(self, step: int) -> list[list[int]]:
         """Of each pass that the loop deals in a step, over all processes."""
@@ -110,7 +111,7 @@ def advice(
     saved = {setting: now.total - total for setting, total in helps.items()} | _saved_by_method(
         recipe, model, now
     )
-    best = sorted(saved, key=saved.__getitem__, reverse=True)[:3]
+    best = sorted((one for one in saved if saved[one] > 0), key=saved.__getitem__, reverse=True)[:3]
     told = ", or ".join(f"{setting} ({_size(saved[setting])} less)" for setting in best)
     return f"A step takes about {_size(now.total)} beside the weights. What helps most: {told}."
 
@@ -118,7 +119,7 @@ def advice(
 def _smaller_steps(recipe: Recipe, now: StepMemory, passes: MicroBatches) -> dict[str, int]:
     """Settings and what a step would take with them."""
     plan, packing = passes.plan, recipe.data.packing
-    longest = plan.lengths[longest_pass(plan, packing)]
+    longest = plan.lengths[longest_pass(passes)]
 
     def with_pass(share: float) -> int:
         return replace(
@@ -131,7 +132,7 @@ def _smaller_steps(recipe: Recipe, now: StepMemory, passes: MicroBatches) -> dic
     helps = {}
     if isinstance(plan, SamplePlan) and plan.micro_batch_size > 1:
         fewer = replace(plan, micro_batch_size=plan.micro_batch_size // _parts(plan))
-        share = _tokens(fewer, packing) / _tokens(plan, packing)
+        share = _tokens(replace(passes, plan=fewer)) / _tokens(passes)
         helps[f"train.micro_batch_size = {fewer.micro_batch_size}"] = with_pass(share)
     if (shorter := int(longest.max()) // 2) > 1:
         lengths = longest.clip(max=shorter)
@@ -161,14 +162,14 @@ def _checkpointed(step: StepMemory, model: PreTrainedModel, passes: MicroBatches
     """With gradient checkpointing: the inputs of all layers are kept, and the activations of one at a time."""
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
-    inputs = _tokens(passes.plan, passes.batches.layout.packing) * config.hidden_size * layers * 4
+    inputs = _tokens(passes) * config.hidden_size * layers * 4
     return replace(step, activations=min(step.activations, inputs + step.activations // layers))
 
 
-def _tokens(plan: Plan, packing: bool) -> int:
+def _tokens(passes: MicroBatches) -> int:
     """Of the longest pass, padding included."""
-    lengths = plan.lengths[longest_pass(plan, packing)]
-    return int(lengths.sum() if packing else lengths.max() * len(lengths))
+    lengths = passes.plan.lengths[longest_pass(passes)]
+    return int(lengths.sum() if passes.batches.layout.packing else lengths.max() * len(lengths))
 
 
 def _size(count: int) -> str:

@@ -17,14 +17,14 @@ _STEP = 2
 _ROWS = 25
 # The first that matches the name of an operation on a CPU, or of a kernel on a GPU.
 _PARTS = {
-    "matrix products": r"(aten::)?(mm|addmm_?|bmm|baddbmm|linear)$|gemm|nvjet|cutlass|cublas",
-    "attention": r"scaled_dot_product|flash|fmha|varlen",
+    "matrix products": r"(aten::)?(mm|addmm_?|bmm|baddbmm|linear)$|gemm|nvjet|cutlass|cublas|xtune::thin",
+    "attention": r"scaled_dot_product|flash|fmha|varlen|xtune::attention",
     "softmax and loss": r"softmax|nll_loss|cross_entropy",
     "4-bit and 8-bit weights": r"bitsandbytes|[qQ]uantize",
     "optimizer": r"Optimizer|optimizer|adam|lion|foreach|multi_tensor",
     "copies": r"copy|cat|Memcpy|Memset|zero_|fill_|contiguous|clone|index",
     "between processes": r"gloo|nccl|all_reduce|all_gather|c10d",
-    "elementwise": r"mul|add|sub|div|silu|sigmoid|norm|pow|mean|sum|rsqrt|neg|exp|elementwise|triton|reduce",
+    "elementwise": r"mul|add|sub|div|silu|sigmoid|norm|pow|mean|sum|rsqrt|neg|exp|elementwise|triton|reduce|xtune::",
 }
 
 

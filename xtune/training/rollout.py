@@ -13,7 +13,7 @@ from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
-from xtune.model.attention import OWN, PACKED
+from xtune.model.attention import OWN, PACKED, PLAIN
 from xtune.ranks import ranks
 from xtune.training.gather import whole_weights
 from xtune.training.group import gathered
@@ -80,7 +80,7 @@ def _generating(model: torch.nn.Module) -> Iterator[PreTrainedModel | PeftModel]
     base = whole.get_base_model() if isinstance(whole, PeftModel) else whole
     training, defaults, attention = model.training, base.generation_config, base.config._attn_implementation
     base.generation_config = GenerationConfig()
-    if attention == PACKED:
+    if attention in (PACKED, PLAIN):
         base.set_attn_implementation(OWN)
     model.eval()
     try:
@@ -89,8 +89,8 @@ def _generating(model: torch.nn.Module) -> Iterator[PreTrainedModel | PeftModel]
     finally:
         model.train(training)
         base.generation_config = defaults
-        if attention == PACKED:
-            base.set_attn_implementation(PACKED)
+        if attention in (PACKED, PLAIN):
+            base.set_attn_implementation(attention)
 
 
 def _write(

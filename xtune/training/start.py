@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, get_args
 
 from xtune.families import find_family, read_config
@@ -34,33 +35,51 @@ def tokenizer_and_template(model: Model) -> tuple[PreTrainedTokenizerFast, Choic
 def trainable_model(recipe: Recipe) -> PreTrainedModel:
     """The base as the method wants it, with a new adapter where it has one, and fused kernels; the seed decides how it
     starts."""
+    import torch
+
+    from xtune.kernels import native
     from xtune.model.fused import fuse
 
+    asked = _asked(recipe)
+    in_c = bool(asked) and not torch.cuda.is_available()
+    if in_c:
+        threading.Thread(target=native.library).start()  # compiles, the first time, while the model is read
     model = _plain_model(recipe)
-    if plain := fuse(model, _kernels(recipe)):
+    if plain := fuse(model, [name for name in asked if name not in _idle(recipe)]):
         messages().print(
             f"kernels  none that fit this model and method for {', '.join(plain)}: plain PyTorch"
+        )
+    if in_c and model.dtype == torch.float32 and native.library() is None:
+        messages().print(
+            "kernels  no C compiler (cc) that makes them was found: PyTorch's own, about a fifth slower"
         )
     return model
 
 
-def _kernels(recipe: Recipe) -> list[str]:
-    """The fused kernels that the recipe asks for and that could do something for it."""
+def _asked(recipe: Recipe) -> list[str]:
+    """The fused kernels that the recipe names."""
+    fused = recipe.train.fused
+    return list(get_args(Kernel) if fused is True else fused or ())
+
+
+def _idle(recipe: Recipe) -> set[str]:
+    """Those that could do nothing for it."""
     from xtune.training.deepspeed import zero_stage
 
-    train, fused = recipe.train, recipe.train.fused
     idle = set()
     if isinstance(recipe.method, Full):
         idle |= {"lora"}
-    if isinstance(train.objective, Reward):
+    if isinstance(recipe.train.objective, Reward):
         idle |= {"loss"}
-    if zero_stage(train) == 3:  # which gathers weights where their own layer is called
+    if zero_stage(recipe.train) == 3:  # which gathers weights where their own layer is called
         idle |= {"lora", "mlp", "attention"}
-    asked = get_args(Kernel) if fused is True else fused or ()
-    return [name for name in asked if name not in idle]
+    return idle
 
 
 def _plain_model(recipe: Recipe) -> PreTrainedModel:
+    from xtune.model.libraries import import_libraries
+
+    import_libraries()
     from transformers import set_seed
 
     from xtune.model.adapters import attach_adapter
@@ -87,7 +106,8 @@ def _plain_model(recipe: Recipe) -> PreTrainedModel:
         device="cpu" if on_cpu else None,
     )
     if recipe.data.packing:
-        use_packed_attention(model, options.attention, recipe.train.sequence_parallel)
+        fused = "attention" in _asked(recipe)
+        use_packed_attention(model, options.attention, recipe.train.sequence_parallel, fused)
     token_ids = add_tokens(model, options)
     if isinstance(recipe.train.objective, Reward):
         add_head(model, recipe.train.seed)

@@ -268,8 +268,10 @@ def _train(
         changed = recipe.train.model_copy(update={"micro_batch_size": size})
         write_recipe(run, recipe.model_copy(update={"train": changed}))
 
+    most = _most_tokens(recipe, model)
     passes = Passes(
-        MicroBatches(batches, plan, ranks() // sharing), smaller if recipe.train.on_oom == "adapt" else None
+        MicroBatches(batches, plan, ranks() // sharing, most),
+        smaller if recipe.train.on_oom == "adapt" else None,
     )
     bad_steps = BadSteps(run, recipe.train.objective, dataset, passes, has_learnt=checkpoint is not None)
     trainer = make_trainer(recipe, model, passes, run.checkpoints, callbacks, bad_steps)
@@ -293,6 +295,17 @@ def _train(
         if rank() == 0:
             until_there_is_room(finish, "the result", run.path)
     return run
+
+
+_TOKENS_ON_CPU = 768
+"""Of a packed forward pass, about: more are hardly faster and take memory."""
+
+
+def _most_tokens(recipe: Recipe, model) -> int | None:
+    """Of a forward pass that the recipe leaves to us."""
+    own = recipe.train.micro_batch_size is None and recipe.data.packing
+    alone = ranks() == 1 and not recipe.train.deepspeed  # which counts the passes
+    return _TOKENS_ON_CPU if own and alone and model.device.type == "cpu" else None
 
 
 def _probe_before(recipe: Recipe, run: Run, model, preparation: Preparation) -> list[str]:

@@ -95,7 +95,7 @@ class ObjectiveTrainer(WholeCheckpoints):
         return torch.nan_to_num(loss, 0, 0, 0)  # a sum of Trainer's that was NaN once would stay so
 
     def _learn_all(self, step: int, number: int, inputs: dict[str, Any]) -> torch.Tensor:
-        return sum(map(self.learn, self.passes.of(step, number) or [inputs]))
+        return sum(map(self.learn, self.passes.of(step, number, inputs)))
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)

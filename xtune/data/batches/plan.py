@@ -7,6 +7,7 @@ Epochs follow one another without a short step between them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
@@ -70,14 +71,20 @@ class SamplePlan:
                 samples[start : start + self.micro_batch_size]
                 for start in range(0, len(samples), self.micro_batch_size)
             ]
-        groups: list[list[int]] = [[] for _ in range(math.ceil(len(samples) / self.micro_batch_size))]
-        tokens = [0] * len(groups)
-        for sample in sorted(samples, key=lambda sample: -self.lengths[sample]):
-            open_groups = [g for g, group in enumerate(groups) if len(group) < self.micro_batch_size]
-            lightest = min(open_groups, key=tokens.__getitem__)
-            groups[lightest].append(sample)
-            tokens[lightest] += int(self.lengths[sample])
-        return groups
+        return evenly(
+            samples, self.lengths, math.ceil(len(samples) / self.micro_batch_size), self.micro_batch_size
+        )
+
+
+def evenly(samples: Sequence[int], lengths: np.ndarray, groups: int, most: int) -> list[list[int]]:
+    """The samples in so many groups, of at most so many samples and about the same number of tokens each."""
+    made: list[list[int]] = [[] for _ in range(groups)]
+    tokens = [0] * groups
+    for sample in sorted(samples, key=lambda sample: -lengths[sample]):
+        lightest = min((g for g in range(groups) if len(made[g]) < most), key=tokens.__getitem__)
+        made[lightest].append(sample)
+        tokens[lightest] += int(lengths[sample])
+    return made
 
 
 @lru_cache(maxsize=3)
