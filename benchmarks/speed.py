@@ -14,7 +14,8 @@ Printed and written to benchmarks/results: tokens/s without padding and their sh
 highest resident size, seconds from the start of the process to the end of the first step, the last loss, and xtune's
 tokens/s by the contestant's in the same round; medians over the rounds. What fails is told there too. --ablation
 compares xtune with itself, one technique changed at a time; --scaling at lengths of 512 to 8,192 (conversations put
-together from the samples; 4,096 tokens a step, at least one) and ranks of 8 to 256.
+together from the samples; 4,096 tokens a step, at least one), ranks of 8 to 256, and sizes of the model with random
+weights.
 """
 
 from __future__ import annotations
@@ -69,11 +70,19 @@ ABLATION = {
         f"without the {kernel} kernel": {"train.fused": [other for other in KERNELS if other != kernel]}
         for kernel in KERNELS
     },
+    "without kernels in C": {"kernels_in_c": False},
+    "in one forward pass a step": {"train.micro_batch_size": WORK["batch_size"]},
     "without packing": {"data.packing": False},
     "with gradient checkpointing": {"train.gradient_checkpointing": True},
     "in bfloat16": {"model.dtype": "bfloat16"},
 }
 LENGTHS, RANKS, TOKENS_A_STEP = (512, 1024, 2048, 4096, 8192), (8, 16, 64, 256), 4096
+# Of a LLaMA: hidden and intermediate size, layers, heads, key-value heads; the second as SmolLM2-360M.
+SIZES = {
+    "size 29M": (256, 768, 20, 4, 2),
+    "size 362M": (960, 2560, 32, 15, 5),
+    "size 1B": (1536, 6144, 28, 24, 8),
+}
 
 
 def contestants(arguments: argparse.Namespace, work: Path) -> dict[str, tuple[str, dict]]:
@@ -83,6 +92,9 @@ def contestants(arguments: argparse.Namespace, work: Path) -> dict[str, tuple[st
     elif arguments.scaling:
         field = {f"rank {n}": ("xtune", {"method.rank": n, "method.alpha": 2 * n}) for n in RANKS}
         field |= {f"length {n}": ("xtune", longer(arguments.data, n, work)) for n in LENGTHS}
+        field |= {
+            name: ("xtune", {"model.path": str(work / name), "model.template": "smollm2"}) for name in SIZES
+        }
     else:
         field = SPEED
     if arguments.only:
@@ -121,6 +133,20 @@ def longer(data: str, length: int, work: Path) -> dict:
         "data.max_length": length,
         "train.batch_size": max(1, TOKENS_A_STEP // length),
     }
+
+
+def sized(name: str, like: str, folder: Path) -> float:
+    """Makes a model of random weights with the tokenizer of another, and returns how many its products have."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    hidden, intermediate, layers, heads, shared = SIZES[name]
+    config = LlamaConfig.from_pretrained(like)
+    config.update({"hidden_size": hidden, "intermediate_size": intermediate, "head_dim": hidden // heads})
+    config.update({"num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": shared})
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(like).save_pretrained(folder)
+    return float(model.num_parameters())
 
 
 class Stage:
@@ -174,9 +200,12 @@ def run(stage: Stage, field: dict[str, tuple[str, dict]], rounds: int) -> tuple[
     """The turns of each contestant, and why some failed, by name."""
     turns: dict[str, list[dict]] = {name: [] for name in field}
     failed: dict[str, str] = {}
+    weights: dict[str, float] = {}
     before = stage.products()
     for number in range(rounds):
         for name in best(turns, field) if number else list(field):
+            if name in SIZES and name not in weights:
+                weights[name] = sized(name, stage.task["model"], stage.work / name)
             try:
                 report = stage.drive(*field[name])
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
@@ -186,18 +215,20 @@ def run(stage: Stage, field: dict[str, tuple[str, dict]], rounds: int) -> tuple[
                 print(f"{name} failed: {error}", flush=True)
                 continue
             after = stage.products()
-            turns[name].append({"round": number, **measures(report, (before + after) / 2), "report": report})
+            figures = measures(report, (before + after) / 2, weights.get(name, WEIGHTS))
+            turns[name].append({"round": number, **figures, "report": report})
             before = after
             print(shown(name, turns[name][-1]), flush=True)
     return turns, failed
 
 
-def measures(report: dict, products: float) -> dict:
-    """Figures of a turn, beside which the machine did so many FLOP/s. The first step counts as warm-up."""
+def measures(report: dict, products: float, weights: float) -> dict:
+    """Figures of a turn of a model with so many weights, beside which the machine did so many FLOP/s. The first step
+    counts as warm-up."""
     speed = sum(report["tokens"][1:]) / sum(report["seconds"][1:])
     return {
         "tokens_per_second": speed,
-        "share_of_limit": speed * 4 * WEIGHTS / products,
+        "share_of_limit": speed * 4 * weights / products,
         "products": products,
         "peak_bytes": report["peak_bytes"],
         "first_step_seconds": report["seconds"][0],
@@ -250,7 +281,7 @@ def main() -> None:
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--ablation", action="store_true", help="xtune with one technique off at a time")
-    mode.add_argument("--scaling", action="store_true", help="xtune by length of samples and rank")
+    mode.add_argument("--scaling", action="store_true", help="xtune by length, rank and size of the model")
     arguments = parser.parse_args()
     if arguments.steps < 2:
         parser.error("--steps: at least 2, as the first is warm-up")

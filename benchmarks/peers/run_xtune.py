@@ -63,6 +63,10 @@ def main() -> None:
         return
     import xtune
 
+    if not task.settings.pop("kernels_in_c", True):
+        from xtune.kernels import native
+
+        native.library = lambda: None
     record, run_dir = Record(), Path(task.work) / "run"
     threading.Thread(target=watch, args=(run_dir / "metrics.jsonl", record, task.steps), daemon=True).start()
     lines = xtune.train(recipe(task), run_dir=run_dir).metrics()
