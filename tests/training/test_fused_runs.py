@@ -8,6 +8,8 @@ import torch
 
 from tests.training.test_sft import largest_difference, recipe, weights
 from xtune.kernels import native
+from xtune.kernels.lora import LoraLinear, lora_linears
+from xtune.kernels.rms_norm import rms_norm
 from xtune.recipe.schema import Recipe
 from xtune.training.train import train
 
@@ -74,3 +76,21 @@ def test_without_a_compiler_it_trains_the_same_and_says_so(tiny_model, tmp_path,
     assert told == [False, False, True]  # what was compiled once is kept
     assert largest_difference(weights(runs[0]), weights(runs[1])) == 0
     assert largest_difference(weights(runs[0]), weights(runs[2])) < 2e-5
+
+
+def test_a_norm_in_float32_before_layers_in_bfloat16():
+    """As autocast has it: products are in another type than what norms keep."""
+    made = torch.Generator().manual_seed(0)
+    states, weight, a, b = (
+        torch.randn(*size, generator=made) for size in ((70, 32), (48, 32), (4, 32), (48, 4))
+    )
+    found = []
+    for autocast in (False, True):
+        learnt = [one.clone().requires_grad_() for one in (states, a, b)]
+        layer = LoraLinear(lambda: weight, None, *learnt[1:])
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            (output,) = lora_linears(rms_norm(learnt[0], torch.ones(32), 1e-5), [layer])
+        output.sum().backward()
+        found.append([output.detach().float(), *(one.grad for one in learnt)])
+    for exact, rounded in zip(*found, strict=True):
+        assert (rounded - exact).norm() < 0.02 * exact.norm()

@@ -1,9 +1,9 @@
 """Linear layers with low-rank adapters, y = W x + b + s B A x, that keep little and go over memory seldom.
 
 Of each layer only the input and A x are kept for the backward pass (of an input that a norm made, what it was made of,
-which the norm keeps anyway); the adapter's part is added into the product with W
-while that is in the cache; layers with the same input share the products with their As and one gradient. The weights W
-stay as they are, so they may be 4-bit ones that are made dense for as long as a product takes.
+which the norm keeps anyway); the adapter's part is added into the product with W while that is in the cache; layers
+with the same input share the products with their As and one gradient. The weights W stay as they are, so they may be
+4-bit ones that are made dense for as long as a product takes.
 
 `plain_linear` and `plain_mlp` are what they must equal.
 """
@@ -69,7 +69,8 @@ def _apply(function, states: Tensor, layers: Sequence[LoraLinear]) -> tuple[Tens
     with torch.autocast(states.device.type, enabled=False):
         rows = states.to(dtype).reshape(-1, states.shape[-1])
         factors = (factor for one in layers for factor in (one.a, one.b))
-        outputs = function.apply(rows, made_of(states), tuple(layers), *factors)
+        of = made_of(states) if states.dtype == dtype else None
+        outputs = function.apply(rows, of, tuple(layers), *factors)
     return tuple(output.view(*states.shape[:-1], output.shape[-1]) for output in outputs)
 
 

@@ -40,12 +40,12 @@ def trainable_model(recipe: Recipe) -> PreTrainedModel:
     from xtune.kernels import native
     from xtune.model.fused import fuse
 
-    asked = _asked(recipe)
+    asked, idle = _asked(recipe), _idle(recipe)
     in_c = bool(asked) and not torch.cuda.is_available()
     if in_c:
         threading.Thread(target=native.library).start()  # compiles, the first time, while the model is read
     model = _plain_model(recipe)
-    if plain := fuse(model, [name for name in asked if name not in _idle(recipe)]):
+    if plain := fuse(model, [name for name in asked if name not in idle]):
         messages().print(
             f"kernels  none that fit this model and method for {', '.join(plain)}: plain PyTorch"
         )
