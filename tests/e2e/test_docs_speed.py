@@ -9,6 +9,7 @@ from xtune.recipe.schema import Kernel
 
 PAGE = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
 ON_GPU, ON_CPU = PAGE.split("Two CPU cores")
+ON_CPU, SCALING = ON_CPU.split("How it scales")
 
 
 def test_every_kernel_is_explained():
@@ -29,11 +30,28 @@ def test_figures_are_those_of_the_benchmark():
 
 
 def test_figures_on_a_cpu_are_those_of_the_benchmark():
-    results = json.loads((ROOT / "benchmarks/results/speed.json").read_text())["results"]
-    rows = dict(re.findall(r"^\| (\w[^|]*) \| (\d.*) \|$", ON_CPU, re.M))
     expected = {}
-    for name, one in results.items():
-        figures = [f"{one['tokens_per_second']:.0f}", f"{one['share_of_limit']:.0%}".replace("%", " %")]
-        figures += [f"{one['peak_bytes'] / 1e9:.2f} GB", f"{one['first_step_seconds']:.0f} s"]
-        expected[name.replace(" float32", "")] = " | ".join([*figures, f"{one['xtune_to_this']:.2f}"])
-    assert rows == expected
+    for name, one in _results("speed").items():
+        figures = [*_figures(one), f"{one['first_step_seconds']:.0f} s", f"{one['xtune_to_this']:.2f}"]
+        expected[name.replace(" float32", "")] = " | ".join(figures)
+    assert _rows(ON_CPU) == expected
+
+
+def test_scaling_is_that_of_the_benchmark():
+    expected = {
+        name: " | ".join(_figures(one)) for name, one in _results("scaling").items() if name != "xtune"
+    }
+    assert _rows(SCALING) == expected
+
+
+def _results(name):
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["results"]
+
+
+def _rows(text):
+    return dict(re.findall(r"^\| (\w[^|]*) \| (\d.*) \|$", text, re.M))
+
+
+def _figures(one):
+    share = f"{one['share_of_limit']:.0%}".replace("%", " %")
+    return [f"{one['tokens_per_second']:,.0f}", share, f"{one['peak_bytes'] / 1e9:.2f} GB"]

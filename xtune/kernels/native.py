@@ -69,7 +69,7 @@ def _library() -> ctypes.CDLL | None:
     if threads is None:
         return None
     sources = [path.read_text(encoding="utf-8") for path in _SOURCES]
-    of = f"{sources} {_FLAGS} {threads} {_cpu()}"
+    of = f"{sources} {_FLAGS} {threads} {cpu()}"
     file = home() / "kernels" / f"{hashlib.sha256(of.encode()).hexdigest()[:16]}.so"
     try:
         if not file.exists():
@@ -107,8 +107,10 @@ def _openmp() -> str | None:
     return min(found, key=lambda path: ("torch" not in path, path), default=None)
 
 
-def _cpu() -> str:
-    """What code for this CPU depends on."""
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    known = {line for line in info.splitlines() if line.startswith(("flags", "Features"))}
-    return f"{platform.machine()} {' '.join(sorted(known))}"
+def cpu() -> str:
+    """The CPU's name and what it can do."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return f"{platform.machine()} {platform.processor()}"
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

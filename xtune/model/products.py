@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtune.home import home, write_whole
@@ -23,7 +21,9 @@ def core_rates() -> dict[str, float]:
     first time (a tenth of a second) for a CPU and a version of torch, then kept in the cache."""
     import torch
 
-    what = f"{_cpu()} {torch.__version__}"
+    from xtune.kernels.native import cpu
+
+    what = f"{cpu()} {torch.__version__}"
     file = home() / "devices" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.json"
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -52,12 +52,3 @@ def _rate(dtype: torch.dtype) -> float:
     begun = time.thread_time()
     torch.nn.functional.linear(left, right)
     return 2 * rows * inner * columns / max(time.thread_time() - begun, 1e-9)
-
-
-def _cpu() -> str:
-    """The CPU's name and what it can do."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return f"{platform.machine()} {platform.processor()}"
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-    return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
