@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-def load_chat(target: Target) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """load_target of a model that answers. Raises UsageError for a reward model."""
+def load_chat(
+    target: Target, *, bits: int | None = None, **loading: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """load_target of a model that answers.
+
+    bits    4 or 8 to quantise the base's weights, 16 not to; None: as the adapter was trained (chat_bits)
+
+    Raises UsageError for a reward model.
+    """
     if target.reward:
         path = target.adapter or target.base
         raise UsageError(
@@ -23,7 +30,13 @@ def load_chat(target: Target) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
             where=str(path),
             fix=f"In Python: xtune.load_reward_model({str(path)!r}).score([conversation, ...])",
         )
-    return load_target(target)
+    return load_target(target, bits=chat_bits(target, bits), **loading)
+
+
+def chat_bits(target: Target, bits: int | None = None) -> int | None:
+    """To how many bits load_chat quantises the base's weights; None: it does not."""
+    bits = target.bits if bits is None else bits
+    return None if bits == 16 else bits
 
 
 def load_target(target: Target, **loading: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -1,4 +1,4 @@
-"""A conversation with a model: one prompt, the lines of a pipe, or turn by turn in a terminal.
+"""A conversation with a model, or two: the prompts of a command, the lines of a pipe, or turn by turn in a terminal.
 
 Only answers go to stdout. What is loaded is said on stderr, and only to a person.
 """
@@ -6,70 +6,71 @@ Only answers go to stdout. What is loaded is said on stderr, and only to a perso
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
-from xtune.chat.generate import generate
-from xtune.chat.load import load_chat
-from xtune.errors import DataError, UsageError, UserError
-from xtune.messages import Message
+from xtune.chat.answer import Chat
+from xtune.chat.commands import COMMANDS, run_command
+from xtune.chat.compare import load_other, other_target
+from xtune.chat.conversation import Conversation, Settings
+from xtune.chat.load import chat_bits, load_chat
+from xtune.chat.show import say
+from xtune.chat.terminal import editing, read_line, read_message
+from xtune.chat.tools import load_tools
+from xtune.chat.turn import Session, check_prompt, take_turn
+from xtune.errors import UsageError, UserError
 from xtune.run.target import Target, find_target
-from xtune.templates.template import Template
-from xtune.templates.tool_calls import parse_tool_calls
-from xtune.terminal import messages
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A loaded model and how it is to answer."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    template: Template
-    system: str | None = None
-    max_new_tokens: int = 512
-    temperature: float = 0.0
 
 
 def start(
     path: str,
     *,
     adapter: str | None = None,
-    prompt: str | None = None,
+    prompts: Sequence[str] = (),
     system: str | None = None,
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    bits: int | None = None,
+    compare: str | None = None,
+    tools: str | None = None,
+    yes: bool = False,
+    as_json: bool = False,
 ) -> None:
-    """Load `path` (with `adapter` on it) and answer: `prompt` alone, or what stdin says until it ends."""
+    """Load `path` (with `adapter` on it) and answer: the prompts alone, or what stdin says until it ends.
+
+    bits      as of load_chat
+    compare   another model that answers too; "base" for the one that the adapter is on
+    tools     as of load_tools
+    """
     target = choose_target(path, adapter)
-    prompts: Iterator[str] | None = None
-    if prompt is not None:
-        _check_prompt(prompt)
-        prompts = iter([prompt])
-    elif sys.stdin is None or not sys.stdin.isatty():
-        prompts = _piped_lines()
-        first = next(prompts, None)  # before the model is loaded, so that a mistake shows at once
-        if first is None:
-            raise UsageError("There is nothing to answer: standard input is empty.", fix="Use --prompt TEXT.")
-        prompts = chain([first], prompts)
-    _say(f"loading {path} …")
-    model, tokenizer = load_chat(target)
-    _say(_describe(target))
-    chat = Chat(model, tokenizer, target.template, system, max_new_tokens, temperature)
-    if prompts is None:
-        _say("/reset forgets the conversation; /quit or Ctrl-D ends; Ctrl-C stops an answer")
-        _talk(chat)
+    if compare and tools:
+        raise UsageError(
+            "Two models are compared without tools.", where="--compare", fix="Leave out --tools."
+        )
+    other = other_target(target, compare) if compare else None
+    loaded = load_tools(tools, target.template) if tools else ()
+    for text in (*prompts, *filter(None, [system])):
+        check_prompt(text)
+    lines: Iterator[str] | None = iter(prompts)
+    if not prompts:
+        lines = None if sys.stdin and sys.stdin.isatty() else _piped()
+    say(f"loading {path} …", always=False)
+    model, tokenizer = load_chat(target, bits=bits)
+    say(_describe(target, bits), always=False)
+    chats = [Chat(model, tokenizer, target.template, path)]
+    if other:
+        chats.insert(0, load_other(chats[0], target, other, bits))
+    session = Session(chats, loaded, yes, as_json)
+    conversation = Conversation(system, (), settings, tuple(tool.schema for tool in loaded))
+    conversations = [conversation] * len(chats)
+    if lines is None:
+        say("/help lists commands; Ctrl-C stops an answer; Ctrl-D ends", always=False)
+        with editing(COMMANDS):
+            _talk(session, conversations)
         return
-    history: list[Message] = []
-    for line in prompts:
-        reply(chat, history, line, _write)
-        _write("\n")
+    for line in lines:
+        conversations, turns = take_turn(session, conversations, line)
+        if any(turn.stopped_by == "interrupt" for turn in turns):
+            raise KeyboardInterrupt
 
 
 def choose_target(path: str, adapter: str | None = None) -> Target:
@@ -91,111 +92,65 @@ def choose_target(path: str, adapter: str | None = None) -> Target:
     return target
 
 
-def reply(chat: Chat, history: list[Message], prompt: str, write: Callable[[str], None]) -> None:
-    """Answer `prompt`, handing each piece to `write` as it comes, and add both turns to `history`.
-
-    An answer that is interrupted stays in the history as far as it was written. Raises UsageError for an
-    empty prompt.
-    """
-    _check_prompt(prompt)
-    question = Message("user", prompt)
-    system = [] if chat.system is None else [Message("system", chat.system)]
-    stream = generate(
-        chat.model,
-        chat.tokenizer,
-        chat.template,
-        [*system, *history, question],
-        max_new_tokens=chat.max_new_tokens,
-        temperature=chat.temperature,
-    )
-    answer, finished = "", False
-    try:
-        for piece in stream:
-            begins, answer = not answer.strip(), answer + piece
-            # GLM begins an answer with a line break, which is no part of it
-            write(piece.lstrip() if begins and chat.template.tool_calls else piece)
-        finished = True
-    finally:
-        stream.close()  # stops the model, also where the interrupt came while writing
-        if finished or answer:
-            history += [question, _as_message(answer, chat.template)]
-
-
-def _as_message(answer: str, template: Template) -> Message:
-    """What the model wrote as the turn it is: without the format's own line breaks, thinking apart."""
-    if template.tool_calls is None:
-        return Message("assistant", answer)
-    try:
-        parsed = parse_tool_calls(answer, template)
-    except DataError:  # a call gone wrong, or cut short: as it was written
-        return Message("assistant", answer)
-    return Message("assistant", parsed.content, parsed.reasoning, parsed.calls)
-
-
-def _talk(chat: Chat) -> None:
-    """Turns at a terminal. Ctrl-C at the prompt raises KeyboardInterrupt."""
-    history: list[Message] = []
+def _talk(session: Session, conversations: list[Conversation]) -> None:
+    """Turns at a terminal. A second Ctrl-C at the prompt raises KeyboardInterrupt."""
+    stopping = False
     while True:
         try:
-            line = _ask()
+            line = read_message(read_line)
         except EOFError:
             print(file=sys.stderr)
             return
-        command = line.strip()
-        if command == "/quit":
-            return
-        if command == "/reset":
-            history.clear()
-            _say("The conversation is forgotten.")
-        elif command:
-            try:
-                reply(chat, history, line, _write)
-            except KeyboardInterrupt:
-                _write(" …")
-            except UserError as error:  # of this turn only: the conversation goes on
-                print(f"error: {error}", file=sys.stderr)
-                continue
-            _write("\n")
+        except KeyboardInterrupt:
+            if stopping:
+                raise
+            stopping = True
+            say("\nCtrl-C again, or Ctrl-D, ends the chat.")
+            continue
+        stopping = False
+        try:
+            if line.startswith("/") and not line.startswith("//"):
+                # of two conversations, the one with TARGET is saved
+                first = len(conversations) - 1 if line.startswith("/save") else 0
+                steps = [run_command(line, each) for each in conversations[first:]]
+                if steps[-1].leave:
+                    return
+                if steps[-1].say:
+                    say(steps[-1].say)
+                before = [step.conversation for step in steps]
+                if steps[-1].ask is not None:
+                    after, turns = take_turn(session, before, steps[-1].ask)
+                    if not any(turn.messages for turn in turns):
+                        continue  # the answer that was there stays
+                    before = after
+                conversations[first:] = before
+            elif line.strip():
+                conversations[:], _ = take_turn(session, conversations, line.removeprefix("/"))
+        except UserError as error:  # of this turn only: the conversation goes on
+            say(f"error: {error}", style="")
 
 
-def _ask() -> str:
-    """A line from the terminal, with editing and history where it is one on both ends."""
-    if not sys.stdout.isatty():  # answers are redirected: the prompt must not go with them
-        print("you> ", end="", file=sys.stderr, flush=True)
-        return input()
-    with suppress(ImportError):  # not on every platform
-        import readline  # noqa: F401
-    return input("you> ")
+def _piped() -> Iterator[str]:
+    """The lines of stdin that say something, as they come in; the first of them at once, so that a mistake shows
+    before the model is loaded. Raises UsageError where there is none."""
+
+    def read() -> Iterator[str]:
+        for line in sys.stdin.buffer if sys.stdin else ():
+            text = line.decode("utf-8-sig", errors="surrogateescape").rstrip("\r\n")
+            if text.strip():
+                yield text
+
+    lines = read()
+    first = next(lines, None)
+    if first is None:
+        raise UsageError("There is nothing to answer: standard input is empty.", fix="Use --prompt TEXT.")
+    return chain([first], lines)
 
 
-def _piped_lines() -> Iterator[str]:
-    """The lines of stdin that say something, as they come in."""
-    for line in sys.stdin.buffer if sys.stdin else ():
-        text = line.decode("utf-8-sig", errors="surrogateescape").rstrip("\r\n")
-        if text.strip():
-            yield text
-
-
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
-        raise UsageError("The prompt is empty.", where="--prompt", fix="Say something.")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        where = ascii(prompt[:60])
-        raise UsageError("The prompt is not UTF-8.", where=where, fix="Convert it, as with iconv.") from None
-
-
-def _describe(target: Target) -> str:
+def _describe(target: Target, bits: int | None) -> str:
     adapter = f", adapter {target.adapter}" if target.adapter else ""
-    return f"base {target.base}{adapter}, template {target.template.name}"
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        messages().print(text, markup=False, soft_wrap=True, style="dim")
+    number = chat_bits(target, bits)
+    weights = f", {number}-bit weights" if number else ""
+    if number and bits is None:
+        weights += " as it was trained (--bits 16: not quantised)"
+    return f"base {target.base}{adapter}, template {target.template.name}{weights}"

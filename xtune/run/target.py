@@ -33,6 +33,7 @@ class Target:
     options     of the base's family, as it was trained with
     reward      whether it is a reward model, which scores answers instead of writing them
     read_at     then: the token (or its id) at which its scores are read; None for the last of a text
+    bits        4 or 8 where the adapter was trained beside quantised weights
     """
 
     base: str
@@ -41,6 +42,7 @@ class Target:
     options: Options = Options()  # noqa: RUF009 (frozen)
     reward: bool = False
     read_at: str | int | None = None
+    bits: int | None = None
 
     @property
     def tokenizer_path(self) -> str:
@@ -83,7 +85,9 @@ def find_target(path: str, *, base: str | None = None) -> Target:
                 fix=f"Say where it is: xtune chat BASE --adapter {path}, or xtune convert merge {path} OUT --base BASE",
             )
         trained_with = _trained_with(directory, note, model_directory(base))
-        return Target(base, directory, *trained_with, is_reward_adapter(directory), note.get("read_at"))
+        reward = is_reward_adapter(directory)
+        bits = note["bits"] if note.get("bits") in (4, 8) else None
+        return Target(base, directory, *trained_with, reward, note.get("read_at"), bits)
     if (directory / "config.json").is_file():
         trained_with = _trained_with(directory, read_note(directory), directory)
         reward = is_reward_config(read_config(directory))
@@ -113,6 +117,7 @@ def write_note(
     template: Template,
     options: Options = Options(),  # noqa: B008 (frozen)
     read_at: str | int | None = None,
+    bits: int | None = None,
 ) -> None:
     """Leave beside a result what PEFT and Transformers have no place for: base, its fingerprint, template …"""
     if base is None:  # a whole model: its own config.json has the scaling
@@ -124,6 +129,8 @@ def write_note(
         note["model_options"] = chosen
     if read_at is not None:
         note["read_at"] = read_at
+    if bits is not None:
+        note["bits"] = bits
     if base is not None:
         path = model_directory(base)
         elsewhere = (
