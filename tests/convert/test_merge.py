@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from xtune.convert.merge import PROMPTS, merge
@@ -25,11 +26,13 @@ def tiny_adapter(make_adapter, tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def merged(xtune, adapter, tmp_path_factory):
-    """SmolLM2 with an adapter, merged by the command: the directory, and what the command printed."""
+def merged(tiny_adapter, tmp_path_factory):
+    """The tiny model with an adapter, merged by the command: the directory, and what the command printed."""
+    from xtune.cli.convert import convert
+
     out = tmp_path_factory.mktemp("merge") / "out"
-    done = xtune("convert", "merge", adapter, out)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = CliRunner().invoke(convert, ["merge", str(tiny_adapter), str(out)])
+    assert (done.exit_code, done.stderr) == (0, "")
     return out, done.stdout
 
 
@@ -50,18 +53,20 @@ def copy(tmp_path):
 
 def test_command_says_how_near_it_came(merged):
     out, stdout = merged
-    assert f"{out} (float32, 0.54 GB)" in stdout
+    assert f"{out} (float32, 0.01 GB)" in stdout
     assert "4 prompts, 32 tokens each, greedy: all the same" in stdout
 
 
-def test_stock_transformers_answer_as_base_and_adapter_token_for_token(merged, adapter, tokenizer):
+def test_stock_transformers_answer_as_base_and_adapter_token_for_token(
+    merged, tiny_model, tiny_adapter, tokenizer
+):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     stock, info = AutoModelForCausalLM.from_pretrained(merged[0], output_loading_info=True)
     assert not any(info.values())
     assert str(stock.dtype) == "torch.float32"
     stock_tokenizer = AutoTokenizer.from_pretrained(merged[0])
-    ours = load_adapter(load_model("smollm2"), adapter)
+    ours = load_adapter(load_model(tiny_model, dtype="float32"), tiny_adapter)
     for prompt in ("Name three colours.", "你会说中文吗？"):
         ids = stock_tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
@@ -77,12 +82,12 @@ def test_stock_transformers_answer_as_base_and_adapter_token_for_token(merged, a
         assert answers[0].tolist() == answers[1].tolist()
 
 
-def test_files_beside_the_weights(merged, base_directory, tokenizer):
+def test_files_beside_the_weights(merged, tiny_model, tokenizer):
     out, _ = merged
     template = find_template("smollm2")
     assert (out / "chat_template.jinja").read_text() == template.source
     assert "chat_template" not in json.loads((out / "tokenizer_config.json").read_text())
-    assert (out / "tokenizer.json").read_bytes() == (base_directory / "tokenizer.json").read_bytes()
+    assert (out / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
     generation = json.loads((out / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
     target = find_target(str(out))
@@ -115,8 +120,8 @@ def test_tied_embeddings(tiny_model, make_adapter, tmp_path, targets, tied):
         expected = load_adapter(load_model(tiny_model), adapter)(input_ids=ids).logits
         plain = load_model(tiny_model)(input_ids=ids).logits
         torch.testing.assert_close(stock(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
-    assert (expected - plain).abs().max() > 100 * done.largest_logit_difference
-    assert done.adapter_effect > 100 * done.largest_logit_difference
+    assert (expected - plain).abs().max() > 100 * done.check.largest_difference
+    assert done.check.adapter_effect > 100 * done.check.largest_difference
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -177,7 +182,7 @@ def test_every_way_of_training_an_adapter_merges(tiny_model, tmp_path, method):
     with torch.inference_mode():
         expected, merged = (each(input_ids=ids).logits for each in (model, load_model(tmp_path / "out")))
     torch.testing.assert_close(merged, expected, atol=1e-4, rtol=0)
-    assert done.adapter_effect > 100 * done.largest_logit_difference
+    assert done.check.adapter_effect > 100 * done.check.largest_difference
 
 
 def test_type_of_the_base(tiny_model, copy):
@@ -209,8 +214,8 @@ def run(tiny_model, tmp_path):
 def test_run_is_checked_with_its_own_probes(run, tiny_adapter, tmp_path, inside):
     shutil.copytree(tiny_adapter, run / "adapter")
     done = merge(run / inside, tmp_path / "out")
-    assert done.prompts == len(PROMPTS) + 1  # one of the probes is asked anyway
-    assert done.same_answers == done.prompts
+    assert done.check.prompts == len(PROMPTS) + 1  # one of the probes is asked anyway
+    assert done.check.same_answers == done.check.prompts
 
 
 def test_run_without_a_result(run, tmp_path):
@@ -227,7 +232,7 @@ def test_full_training_leaves_nothing_to_merge(run, tiny_model, tmp_path):
 
 def test_another_base_is_refused_and_a_moved_one_is_named(tiny_model, tiny_adapter, copy, tmp_path):
     moved = copy(tiny_model)
-    assert merge(tiny_adapter, tmp_path / "out", base=moved).adapter_effect > 0
+    assert merge(tiny_adapter, tmp_path / "out", base=moved).check.adapter_effect > 0
     weights = load_file(moved / "model.safetensors")
     weights["model.norm.weight"][0] += 1
     save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
@@ -243,7 +248,7 @@ def test_base_that_is_gone(tiny_model, tiny_adapter, tmp_path):
     with pytest.raises(UsageError, match=r"is not at .*gone") as raised:
         merge(adapter, tmp_path / "out")
     assert "--base" in raised.value.fix
-    assert merge(adapter, tmp_path / "out", base=tiny_model).prompts == len(PROMPTS)
+    assert merge(adapter, tmp_path / "out", base=tiny_model).check.prompts == len(PROMPTS)
 
 
 def test_adapter_made_elsewhere(tiny_adapter, tmp_path):

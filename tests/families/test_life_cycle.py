@@ -107,7 +107,7 @@ def test_a_merged_model_has_its_bases_layout_and_files(run, tmp_path):
     for file in (*base.glob("*.model"), *base.glob("*.tiktoken"), *base.glob("*.py")):
         assert (merged.path / file.name).read_bytes() == file.read_bytes()
     # bfloat16 and float16 on disk: rounding is all that differs
-    assert merged.largest_logit_difference < 0.15 * max(1, merged.adapter_effect)
+    assert merged.check.largest_difference < 0.15 * max(1, merged.check.adapter_effect)
     target = find_target(str(merged.path))  # remembers what config.json does not tell
     assert target.options == find_target(str(finished.path)).options
     model = load_model(target.base, dtype="float32", options=target.options)

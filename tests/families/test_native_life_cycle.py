@@ -79,8 +79,8 @@ train = dict(steps=2, batch_size=4, lr=1e-2, checkpoint_every=1)
     assert all(torch.equal(first[key], again[key]) for key in first)
 
     merged = merge(run.path, tmp_path / "merged")
-    assert merged.largest_logit_difference < 1e-4
-    assert merged.adapter_effect > 0
+    assert merged.check.largest_difference < 1e-4
+    assert merged.check.adapter_effect > 0
     ids = torch.arange(200, 212)[None]
     with torch.no_grad():
         ours = load_model(merged.path, dtype="float32")(input_ids=ids).logits

@@ -110,7 +110,7 @@ def test_what_is_trained_with_it_is_saved_with_it(tiny_model, tmp_path, method):
     if method == "lora":
         assert target.options.rope_scaling == scaling
         merged = merge(run.path, tmp_path / "merged")
-        assert merged.largest_logit_difference < 1e-4
+        assert merged.check.largest_difference < 1e-4
         target = find_target(str(merged.path))
     model = load_model(target.base, dtype="float32", options=target.options)
     rope = {"rope_type": "yarn", "rope_theta": 10000.0, **EXPECTED["yarn"][0]}

@@ -221,7 +221,7 @@ def test_chat_peft_and_a_merged_model_agree(run, tmp_path):
     target = find_target(str(run.path))
     model, tokenizer = load_chat(target)
     merged = merge(run.path, tmp_path / "merged")
-    assert merged.same_answers == merged.prompts
+    assert merged.check.same_answers == merged.check.prompts
     ids = encode(QUESTION, tokenizer=tokenizer, template=target.template).input_ids
     assert {49152, 49154} <= {*ids.tolist()}
     ours = logits(model, ids)
@@ -265,7 +265,7 @@ def test_publishers_layouts(published, name, method, tmp_path):  # noqa: F811
     ids = encode(QUESTION, tokenizer=tokenizer, template=target.template).input_ids
     assert declared_tokens(tokenizer)["<tool>"] in ids
     merged = merge(run.path, tmp_path / "merged")
-    assert merged.largest_logit_difference < 0.15 * max(1, merged.adapter_effect)
+    assert merged.check.largest_difference < 0.15 * max(1, merged.check.adapter_effect)
     config = json.loads((merged.path / "config.json").read_text())
     assert config.get("padded_vocab_size", config.get("vocab_size")) == model.config.vocab_size == 1024
     file = merged.path / "tokenizer.model"

@@ -21,9 +21,7 @@ def check_place(out: Path, size: int) -> None:
     bytes are free.
     """
     if out.exists() or out.is_symlink():
-        raise UsageError(
-            f"{out} exists already.", where="OUT", fix="Name a directory that does not exist yet."
-        )
+        raise UsageError(f"{out} exists already.", where="OUT", fix="Name one that does not exist yet.")
     place = next(parent for parent in out.absolute().parents if parent.exists())
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise UsageError("Nothing can be written there.", where=str(place), fix="Name another OUT.")

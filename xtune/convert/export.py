@@ -51,10 +51,10 @@ def export(
             if target.adapter
             else "Use the directory as it is, or name one of the publisher's with --base.",
         )
-    if target.reward:
-        export_reward(target, out, pattern, original=not native)
-    elif target.adapter:
+    if target.adapter:
         merge(path, out, base=base, native=native)
+    elif target.reward:
+        export_reward(target, out, pattern, original=not native)
     else:
         source = model_directory(target.base)
         check_place(out, size_on_disk(source))

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtune.chat.reward import RewardModel, ready
 from xtune.convert.disk import check_place, disk_errors
 from xtune.convert.layout import SHARD, add_older_names, write_model
-from xtune.convert.merge import device_for, load_untied, merge_weights
-from xtune.convert.standalone import change_settings, check_added_tokens, write_companions
-from xtune.convert.weights import ITEMSIZE, dtype_on_disk, size_on_disk
+from xtune.convert.standalone import change_settings, write_companions
+from xtune.convert.weights import dtype_on_disk, size_on_disk
 from xtune.errors import UsageError
 from xtune.families import read_config, read_layout
 from xtune.families.embedded import model_directory
-from xtune.families.family import Options
 from xtune.families.layout import Rename
 from xtune.families.reward import HEAD
 from xtune.families.tokenizer import load_tokenizer
 from xtune.home import new_directory
 from xtune.json_file import write_json
-from xtune.messages import Message
-from xtune.model.health import meta_model
 from xtune.model.load import load_model
 from xtune.model.reward import pad_beside, read_token
 from xtune.run.target import Target
@@ -31,80 +25,14 @@ from xtune.run.target import Target
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-_ANSWERS = (
-    ("Who are you?", "I am an assistant, here to help you."),
-    ("Write a short poem about the sea.", "The sea is wide, the sea is deep."),
-    ("中国的首都是哪里？", "中国的首都是北京。"),
-    ("请用一句话介绍你自己。", "我不知道。"),
-)
-
-
-@dataclass(frozen=True)
-class MergedReward:
-    """A merged reward model, and how near its scores come to those of the base with the adapter beside it.
-
-    path                        its directory
-    dtype                       of its weights
-    size                        of its weights, in bytes
-    texts                       how many were scored by both, in float32
-    largest_score_difference    of any of them
-    lowest, highest             score, as a yardstick
-    """
-
-    path: Path
-    dtype: str
-    size: int
-    texts: int
-    largest_score_difference: float
-    lowest: float
-    highest: float
-
-
-def merge_reward(target: Target, out: Path, *, original: bool = False) -> MergedReward:
-    """merge for the adapter of a reward model; layouts as write_reward_model's."""
-    import torch
-
-    base = model_directory(target.base)
-    layout = read_layout(base, target.options)
-    dtype = dtype_on_disk(base)
-    check_place(out, size_on_disk(base))
-    tokenizer = load_tokenizer(target.tokenizer_path, family=target.options.family)
-    check_added_tokens(target, tokenizer, native=not original)
-    if original:
-        _reward_layout(base, target, tokenizer)
-    else:
-        become_classifier(meta_model(base, layout, target.options))  # refused before any work
-    device = device_for(size_on_disk(base) * 4 // ITEMSIZE[dtype])
-    model = load_untied(target, device)
-    before = _scores(ready(model, target, tokenizer))
-    model = merge_weights(model, target)
-    with disk_errors(out), new_directory(out) as work:
-        write_reward_model(model.to(getattr(torch, dtype)), target, tokenizer, work, original=original)
-        del model
-        options = replace(target.options, rope_scaling=None) if original else Options()
-        merged = load_model(work, dtype="float32", device=device, options=options)
-        after = _scores(ready(merged, target, tokenizer))
-        difference = max(abs(one - other) for one, other in zip(before, after, strict=True))
-        if not math.isfinite(difference):
-            raise UsageError(
-                f"The merged weights are not numbers in {dtype}: the adapter holds NaN, or overflows it.",
-                where=str(target.adapter),
-                fix="Train again with a lower learning rate, or use an earlier checkpoint.",
-            )
-        size = size_on_disk(work)
-    return MergedReward(out, dtype, size, len(before), difference, min(before), max(before))
-
 
 def export_reward(target: Target, out: Path, pattern: Path, *, original: bool) -> None:
-    """export for a reward model; pattern: a directory in the layout that it is to have."""
-    if target.adapter:
-        merge_reward(target, out, original=original)
-        return
+    """export for a whole reward model; pattern: a directory in the layout that it is to have."""
     source = model_directory(target.base)
     tokenizer = load_tokenizer(target.base, family=target.options.family)
     companions = replace(target, base=str(pattern))
     if original:
-        _reward_layout(pattern, target, tokenizer)
+        reward_layout(pattern, target, tokenizer)
     check_place(out, size_on_disk(source))
     with disk_errors(out), new_directory(out) as work:
         model = load_model(source, dtype=dtype_on_disk(source), device="cpu", options=target.options)
@@ -127,7 +55,7 @@ def write_reward_model(
     Raises UsageError where there is no such layout, or class. The model may be another afterwards.
     """
     if original:
-        entries = _reward_layout(model_directory(target.base), target, tokenizer)
+        entries = reward_layout(model_directory(target.base), target, tokenizer)
         _write_as_base(model, target, tokenizer, directory, entries)
         return
     become_classifier(model)
@@ -189,7 +117,7 @@ def become_classifier(model: PreTrainedModel) -> None:
     model.__class__ = classifier
 
 
-def _reward_layout(base: Path, target: Target, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def reward_layout(base: Path, target: Target, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """What the config.json of `base` must say otherwise for a reward model of its publisher's. Raises UsageError where
     the publisher has none, or reads scores elsewhere."""
     layout = read_layout(base, target.options)
@@ -218,7 +146,3 @@ def _reward_layout(base: Path, target: Target, tokenizer: PreTrainedTokenizerFas
     if code.is_file() and f"class {name}(" in code.read_text(encoding="utf-8", errors="replace"):
         auto_map["AutoModel"] = f"modeling_internlm2.{name}"
     return {"architectures": [name], "reward_token_id": index, "auto_map": auto_map}
-
-
-def _scores(model: RewardModel) -> list[float]:
-    return model.score([[Message("user", one), Message("assistant", other)] for one, other in _ANSWERS])

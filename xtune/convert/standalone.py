@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtune.chat.generate import stop_ids
+from xtune.convert.card import CARD, write_card
 from xtune.errors import UsageError
 from xtune.families import find_family, read_layout
 from xtune.families.embedded import model_directory
@@ -35,7 +36,7 @@ _TOKENIZER_FILES = (
 def write_companions(
     target: Target, tokenizer: PreTrainedTokenizerFast, directory: Path, *, native: bool = False
 ) -> None:
-    """Write tokenizer, chat template, generation_config.json and xtune.json of a model of its own.
+    """Write tokenizer, chat template, generation_config.json, xtune.json and card of a model of its own.
 
     native   for transformers, which does not read publishers' own tokenizer files
     """
@@ -60,6 +61,7 @@ def write_companions(
     write_json(directory / "generation_config.json", generation)
     options = Options() if native else target.options
     write_note(directory, base=None, template=target.template, options=options, read_at=target.read_at)
+    write_card(directory / CARD, target)
 
 
 def check_added_tokens(target: Target, tokenizer: PreTrainedTokenizerFast, *, native: bool = False) -> None:

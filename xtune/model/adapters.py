@@ -121,8 +121,11 @@ _ELSEWHERE = ("adapters", "shadow_model", "megatron_config")
 """What adapter_config.json names other models by, or modules to import: PEFT's X-LoRA, Shadow and Megatron's layers."""
 
 
-def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
-    """The model with a trained adapter, for inference. Raises UsageError where it does not fit to the last tensor."""
+def load_adapter(model: PreTrainedModel, directory: Path, *, weightless: bool = False) -> PeftModel:
+    """The model with a trained adapter, for inference. Raises UsageError where it does not fit to the last tensor.
+
+    weightless   the model's weights are not there yet, so that nothing may be computed of them
+    """
     from peft import PeftModel
     from peft.utils import set_peft_model_state_dict
 
@@ -134,14 +137,14 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
             where=str(directory / "adapter_config.json"),
             fix="Use a LoRA adapter.",
         )
-    if ids := _trained_tokens(directory):
+    if ids := trained_tokens(directory):
         grow_embeddings(model, ids)
     if is_reward_adapter(directory):
         add_head(model, seed=0)  # the adapter brings its weights
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error, below
-            adapted = PeftModel.from_pretrained(model, directory).eval()
+            adapted = PeftModel.from_pretrained(model, directory, low_cpu_mem_usage=weightless).eval()
         # PEFT keeps to itself what did not fit; loading once more, it tells.
         found = set_peft_model_state_dict(adapted, tensors)
     except (RuntimeError, ValueError, OSError, KeyError) as error:
@@ -160,7 +163,7 @@ def is_reward_adapter(directory: Path) -> bool:
     return read_json_if_there(directory / "adapter_config.json").get("task_type") == "SEQ_CLS"
 
 
-def _trained_tokens(directory: Path) -> set[int]:
+def trained_tokens(directory: Path) -> set[int]:
     """The ids of tokens whose rows an adapter holds."""
     rows = read_json_if_there(directory / "adapter_config.json").get("trainable_token_indices") or {}
     return {index for ids in (rows.values() if isinstance(rows, dict) else [rows]) for index in ids}

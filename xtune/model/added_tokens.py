@@ -58,12 +58,18 @@ def _grow(layer: Module, size: str, rows: int, ids: Collection[int], new: Sequen
 
     setattr(layer, size, rows)
     for name, weight in list(layer.named_parameters(recurse=False)):  # weight [rows, hidden], bias [rows]
-        grown = weight.new_empty(rows, *weight.shape[1:])
-        grown[: len(weight)] = weight.detach()
-        start = _mean(weight.detach(), ids)
-        grown[len(weight) :] = start
-        grown[[index for index in new if index < len(weight)]] = start
+        grown = grown_rows(weight.detach(), rows, ids, new)
         setattr(layer, name, torch.nn.Parameter(grown, requires_grad=weight.requires_grad))
+
+
+def grown_rows(weight: Tensor, rows: int, ids: Collection[int], new: Sequence[int] = ()) -> Tensor:
+    """A copy of weights [rows before, ...] with more rows, as grow_embeddings gives them."""
+    grown = weight.new_empty(rows, *weight.shape[1:])
+    grown[: len(weight)] = weight
+    start = _mean(weight, ids)
+    grown[len(weight) :] = start
+    grown[[index for index in new if index < len(weight)]] = start
+    return grown
 
 
 def _mean(weight: Tensor, ids: Collection[int]) -> Tensor:

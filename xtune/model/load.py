@@ -13,7 +13,7 @@ from xtune.families.family import Layout, Options
 from xtune.model.libraries import import_libraries
 from xtune.model.products import core_rates
 from xtune.ranks import local_rank
-from xtune.terminal import quiet_libraries
+from xtune.terminal import loading_shown, quiet_libraries
 
 _WORTH = 1.2
 """How much faster products in bfloat16 have to be on a CPU, to make good what is not computed in it."""
@@ -90,11 +90,12 @@ def load_model(
         "local_files_only": True,
     }
     try:
-        if layout:
-            model, info = _load_layout(directory, layout, loading)
-        else:
-            config = read_native_config(directory, options)
-            model, info = native_class(config).from_pretrained(directory, config=config, **loading)
+        with loading_shown(f"loading {directory.name}"):
+            if layout:
+                model, info = _load_layout(directory, layout, loading)
+            else:
+                config = read_native_config(directory, options)
+                model, info = native_class(config).from_pretrained(directory, config=config, **loading)
     except UserError:
         raise
     except Exception as error:

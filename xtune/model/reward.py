@@ -38,9 +38,9 @@ def add_head(model: PreTrainedModel, seed: int) -> None:
     device = model.device
     put_head(model)
     model.__class__ = reward_class(type(model))
-    weight = getattr(model, HEAD).weight  # [1, hidden], float32
-    start = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
-    weight.data = (start / (weight.shape[1] + 1) ** 0.5).to(device)
+    head = getattr(model, HEAD)  # weight [1, hidden], float32
+    start = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed))
+    head.weight = torch.nn.Parameter((start / (start.shape[1] + 1) ** 0.5).to(device))
 
 
 def read_token(tokenizer: PreTrainedTokenizerFast, token: str | int | None) -> int | None:
