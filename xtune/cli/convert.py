@@ -4,43 +4,51 @@ from __future__ import annotations
 
 import click
 
+from xtune.cli.command import Group, LazyCommand
 
-@click.group()
+
+@click.group(cls=Group, epilog="Example: xtune convert merge runs/my-run my-model")
 def convert():
     """Turn a run into a model that other programs load."""
 
 
 @convert.command(epilog="Example: xtune convert merge runs/my-run my-model")
-@click.argument("run_or_adapter")
+@click.argument("run_or_adapter", nargs=-1, required=True)
 @click.argument("out", type=click.Path())
 @click.option("--base", metavar="DIR", help="The base model, where it is not where it was at training.")
-def merge(run_or_adapter, out, base):
-    """Merge the adapter of RUN_OR_ADAPTER (or a checkpoint) into its base model, in the new directory OUT.
+@click.option(
+    "--weight",
+    "weights",
+    type=float,
+    multiple=True,
+    help="Of an adapter in the sum, once for each, in their order; 1 unless given.",
+)
+@click.option(
+    "--base-weights",
+    type=click.Choice(["original", "nf4"]),
+    default="original",
+    show_default=True,
+    help="What to merge into: the base's own weights, or the 4-bit ones that QLoRA trained beside.",
+)
+def merge(run_or_adapter, out, base, weights, base_weights):
+    """Merge the adapter of RUN_OR_ADAPTER (or a checkpoint) into its base model, in the new directory OUT. Of several
+    on one base, what each changes is added up.
 
-    The result has the base's own number format and loads in stock Transformers. It is read back and compared
-    with base and adapter side by side before OUT appears. Of a reward model, it is one for
-    AutoModelForSequenceClassification.
+    The result has the base's own layout and number format, and loads in stock Transformers (of a publisher's layout,
+    where the base does). It is made one tensor at a time, read back and compared with base and adapter side by side
+    before OUT appears. Of a reward model, it is one for AutoModelForSequenceClassification.
     """
-    from xtune.convert.compare import ANSWER_TOKENS
-    from xtune.convert.merge import merge as merge_adapter
-    from xtune.convert.reward import MergedReward
+    from contextlib import ExitStack
+
+    from xtune.convert.merge import merge as merge_adapters
     from xtune.training.result import result_of
 
-    with result_of(run_or_adapter) as adapter:
-        merged = merge_adapter(adapter, out, base=base)
-    click.echo(f"merged   {merged.path} ({merged.dtype}, {merged.size / 1e9:.2f} GB)")
-    if isinstance(merged, MergedReward):
-        click.echo(
-            f"scores   of {merged.texts} answers, from {merged.lowest:.2f} to {merged.highest:.2f}, differ by at most"
-            f" {merged.largest_score_difference:.2g} from base + adapter"
-        )
-        return
-    agreement = "all the same" if merged.same_answers == merged.prompts else f"{merged.same_answers} the same"
-    click.echo(
-        f"logits   differ by at most {merged.largest_logit_difference:.2g} from base + adapter"
-        f" (the adapter moves them by up to {merged.adapter_effect:.2g})\n"
-        f"answers  to {merged.prompts} prompts, {ANSWER_TOKENS} tokens each, greedy: {agreement}"
-    )
+    with ExitStack() as stack:
+        adapters = [stack.enter_context(result_of(path)) for path in run_or_adapter]
+        merged = merge_adapters(adapters, out, base=base, weights=weights, base_weights=base_weights)
+    into = "" if base_weights == "original" else f", into {base_weights} weights"
+    click.echo(f"merged   {merged.path} ({merged.dtype}, {merged.size / 1e9:.2f} GB{into})")
+    click.echo(merged.check)
 
 
 @convert.command(epilog="Example: xtune convert export runs/my-run my-model --layout native")
@@ -112,3 +120,20 @@ def adapter(adapter, out, layout, base):
 
     done = convert_adapter(adapter, out, base=base, layout=layout)
     click.echo(f"converted {done.path} ({done.layout} layout, {done.modules} layers, rank {done.rank})")
+
+
+convert.add_command(
+    LazyCommand(
+        "pth", "xtune.cli.convert_pth:pth", "Turn a checkpoint of XTuner 0.1 into an adapter or a model."
+    )
+)
+
+SHIPPING = {
+    "gguf": "Write one GGUF file, for llama.cpp and its kin.",
+    "ollama": "Write a GGUF file and a Modelfile, for Ollama.",
+    "vllm": "Write a directory for vLLM, with the command that serves it.",
+    "lmdeploy": "Write a directory for LMDeploy, with the command that serves it.",
+    "opencompass": "Write a model's entry for OpenCompass.",
+}
+for name, help in SHIPPING.items():
+    convert.add_command(LazyCommand(name, f"xtune.cli.convert_ship:{name}", help))

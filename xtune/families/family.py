@@ -108,6 +108,6 @@ def no_stock_class(reason: str) -> UsageError:
     """For a model that is to be written in a layout that transformers lacks."""
     return UsageError(
         f"No class of transformers computes this model: {reason}.",
-        where="--layout native",
-        fix="Keep the publisher's layout: --layout original.",
+        where="transformers' layout",
+        fix="Keep the publisher's, for programs that load it: xtune convert merge, or export --layout original.",
     )
