@@ -31,7 +31,7 @@ def test_each_sample_is_in_one_of_the_passes(lengths, most):
 def test_a_step_is_the_same_in_smaller_passes(tiny_model, tmp_path, monkeypatch, method):
     learnt = []
     for name, most in (("whole", 10**9), ("parts", 100)):
-        monkeypatch.setattr("xtune.training.train._TOKENS_ON_CPU", most)
+        monkeypatch.setattr("xtune.training.batches._TOKENS_ON_CPU", most)
         learnt.append(train(recipe(tiny_model, method, steps=3, lr=1e-4), run_dir=tmp_path / name))
     whole, parts = (run.metrics() for run in learnt)
     for one, other in zip(whole, parts, strict=True):

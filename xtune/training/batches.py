@@ -11,8 +11,13 @@ from typing import Any
 import torch
 
 from xtune.data.batches.plan import Plan, SamplePlan, evenly
+from xtune.recipe.schema import Recipe
 from xtune.training.layout import Layout
 from xtune.training.objective import Objective
+
+_STEPS = 500  # looked through for the longest pass, at most
+_TOKENS_ON_CPU = 768
+"""Of a packed forward pass, about: more are hardly faster and take memory."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,26 @@ class MicroBatches(torch.utils.data.Dataset):
             batch["seen"] = _seen_before(parts)[part :: self.processes]
             batch["step"] = step
         return batch
+
+
+def longest_pass(passes: MicroBatches) -> list[int]:
+    """The samples of the forward pass with the most tokens, padding included."""
+    plan, packing = passes.plan, passes.batches.layout.packing
+
+    def tokens(samples: list[int]) -> int:
+        lengths = plan.lengths[samples]
+        return lengths.sum() if packing else lengths.max() * len(lengths)
+
+    steps = range(0, plan.steps, math.ceil(plan.steps / _STEPS))
+    dealt = (samples for step in steps for samples in plan.micro_batches(step))
+    return max((part for samples in dealt for part in passes.parts(samples)), key=tokens)
+
+
+def most_tokens(recipe: Recipe, *, on_cpu: bool, processes: int) -> int | None:
+    """Of a forward pass that the recipe leaves to us (MicroBatches.most)."""
+    own = recipe.train.micro_batch_size is None and recipe.data.packing
+    alone = processes == 1 and not recipe.train.deepspeed  # which counts the passes
+    return _TOKENS_ON_CPU if own and alone and on_cpu else None
 
 
 def passes_without_learning(plan: Plan, samples: Sequence[int], processes: int) -> list[list[int]]:

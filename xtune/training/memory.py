@@ -24,24 +24,13 @@ from xtune.ranks import ranks
 from xtune.recipe.schema import Train
 from xtune.run.memory import free_memory
 from xtune.terminal import messages
-from xtune.training.batches import MicroBatches
+from xtune.training.batches import MicroBatches, longest_pass
+from xtune.training.estimate.memory import GAPS, SHARE
 from xtune.training.group import gathered
 from xtune.training.layout import on_device
 from xtune.training.log_probs import forward, kept_labels
+from xtune.training.optimizers import STATE
 
-STATE = {
-    "adamw": 8.0,
-    "adamw_8bit": 2.0,
-    "paged_adamw_8bit": 2.0,
-    "adafactor": 0.0,
-    "lion": 4.0,
-    "lion_8bit": 1.0,
-    "galore": 4.0,
-}
-"""Bytes of an optimizer's state for each trained weight, about."""
-SHARE = 0.9  # of the free memory that a step may take
-GAPS = 1.5  # beside adapters on a CPU, whose small tensors come and go between those that stay (measured: 1.4 to 1.8)
-_STEPS = 500  # looked through for the longest pass, at most
 _SHORT = 513  # tokens of the short text, at most
 
 
@@ -118,12 +107,14 @@ def step_memory(train: Train, model: PreTrainedModel, batches: MicroBatches, *, 
     texts = [objective.texts(sample)[0] for sample in batches.plan.step(0)]
     text = min(texts, key=_unlike_a_layer)
     text = Encoded(text.input_ids[:_SHORT], text.labels[:_SHORT])
-    short = collate([text], packing=layout.packing, pad_id=layout.pad_id)
+    shorter = Encoded(text.input_ids[:-9], text.labels[:-9])  # padding takes a mask
+    padded = not layout.packing and len(longest["input_ids"]) > 1 and len(text) > 32
+    short = collate([text, shorter] if padded else [text], packing=layout.packing, pad_id=layout.pad_id)
     fixed, growing, logits = kept_for_backward(model, short, longest, half=half)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     spread = ranks() if train.is_spread else 1
     on_cpu = model.device.type == "cpu"
-    gaps = GAPS if on_cpu and len(trained) < len(list(model.parameters())) else 1
+    gaps = 1 + GAPS if on_cpu and len(trained) < len(list(model.parameters())) else 1
     return StepMemory(
         activations=round(fixed + gaps * growing),
         logits=round(gaps * logits),
@@ -131,19 +122,6 @@ def step_memory(train: Train, model: PreTrainedModel, batches: MicroBatches, *, 
         optimizer=round(STATE[train.optimizer] * sum(weight.numel() for weight in trained)) // spread,
         accumulating=on_cpu or batches.passes > 1,
     )
-
-
-def longest_pass(passes: MicroBatches) -> list[int]:
-    """The samples of the forward pass with the most tokens, padding included."""
-    plan, packing = passes.plan, passes.batches.layout.packing
-
-    def tokens(samples: list[int]) -> int:
-        lengths = plan.lengths[samples]
-        return lengths.sum() if packing else lengths.max() * len(lengths)
-
-    steps = range(0, plan.steps, math.ceil(plan.steps / _STEPS))
-    dealt = (samples for step in steps for samples in plan.micro_batches(step))
-    return max((part for samples in dealt for part in passes.parts(samples)), key=tokens)
 
 
 def kept_for_backward(

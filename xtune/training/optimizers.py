@@ -24,6 +24,16 @@ OPTIM = {
     "galore": "galore_adamw",
 }
 """transformers' names by those of recipes."""
+STATE = {
+    "adamw": 8.0,
+    "adamw_8bit": 2.0,
+    "paged_adamw_8bit": 2.0,
+    "adafactor": 0.0,
+    "lion": 4.0,
+    "lion_8bit": 1.0,
+    "galore": 4.0,
+}
+"""Bytes of an optimizer's state for each trained weight, about."""
 
 
 GALORE_LAYERS = r".*(attn|attention|mlp|feed_forward).*"

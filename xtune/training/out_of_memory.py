@@ -14,9 +14,11 @@ from xtune.data.batches.plan import SamplePlan
 from xtune.model.load import is_out_of_memory
 from xtune.recipe.schema import Full, Lora, Qlora, Recipe
 from xtune.terminal import messages
-from xtune.training.batches import MicroBatches
+from xtune.training.batches import MicroBatches, longest_pass
 from xtune.training.deepspeed import spreads_weights
-from xtune.training.memory import STATE, StepMemory, longest_pass, step_memory
+from xtune.training.estimate.show import size
+from xtune.training.memory import StepMemory, step_memory
+from xtune.training.optimizers import STATE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,8 +114,8 @@ def advice(
         recipe, model, now
     )
     best = sorted((one for one in saved if saved[one] > 0), key=saved.__getitem__, reverse=True)[:3]
-    told = ", or ".join(f"{setting} ({_size(saved[setting])} less)" for setting in best)
-    return f"A step takes about {_size(now.total)} beside the weights. What helps most: {told}."
+    told = ", or ".join(f"{setting} ({size(saved[setting])} less)" for setting in best)
+    return f"A step takes about {size(now.total)} beside the weights. What helps most: {told}."
 
 
 def _smaller_steps(recipe: Recipe, now: StepMemory, passes: MicroBatches) -> dict[str, int]:
@@ -170,7 +172,3 @@ def _tokens(passes: MicroBatches) -> int:
     """Of the longest pass, padding included."""
     lengths = passes.plan.lengths[longest_pass(passes)]
     return int(lengths.sum() if passes.batches.layout.packing else lengths.max() * len(lengths))
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
