@@ -196,7 +196,7 @@ def test_when_one_process_is_killed_all_end_with_one_message(folder):
     ranks["1"].send_signal(signal.SIGKILL)
     _, told = launcher.communicate(timeout=60)
     assert launcher.returncode == 4
-    assert told.count("error") == 1
+    assert told.count("error:") == 1
     assert "Rank 1 of 2 was killed (SIGKILL)" in told
     assert "xtune train --resume killed --nproc 2" in told
     assert not any(process.is_running() for process in ranks.values())
@@ -334,7 +334,7 @@ def test_a_full_disk_of_one_process_ends_all(folder, tmp_path, xtune):
         env=in_ranks("01", tmp_path, f"{soon}; os.environ['RANK'] == '1' and {limit}"),
     )
     assert ended.returncode == 4
-    assert ended.stderr.count("error") == 1
+    assert ended.stderr.count("error:") == 1
     assert "Rank 1 of 2: The disk is full" in ended.stderr
 
 
@@ -351,7 +351,7 @@ def test_processes_with_different_data_do_not_train(folder, tmp_path, tiny_model
         "train", "recipe.py", "--run-dir", "run", "--nproc", 2, cwd=tmp_path / "here", env=elsewhere
     )
     assert ended.returncode == 2
-    assert ended.stderr.count("error") == 1
+    assert ended.stderr.count("error:") == 1
     assert "Rank 1 of 2" in ended.stderr
     assert "data " in ended.stderr
     assert not (tmp_path / "here" / "run").exists()

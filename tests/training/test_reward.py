@@ -188,7 +188,7 @@ def test_an_adapter_has_the_head_and_merges(adapter_run, tiny_model, tmp_path, x
     beside = PeftModel.from_pretrained(stock, adapter).eval()
     assert stock_scores(beside, adapter) == pytest.approx(ours, abs=1e-5)
     merged = merge(adapter_run.path, tmp_path / "merged")
-    assert merged.largest_score_difference < 1e-5
+    assert merged.check.largest_difference < 1e-5
     assert load_reward_model(merged.path).score(PLEASE) == pytest.approx(ours, abs=1e-5)
     stock = AutoModelForSequenceClassification.from_pretrained(merged.path)
     assert stock_scores(stock, merged.path) == pytest.approx(ours, abs=1e-5)

@@ -124,7 +124,7 @@ def test_when_one_process_hangs_all_end_within_a_minute(folder):
     ranks["1"].send_signal(signal.SIGSTOP)
     _, told = launcher.communicate(timeout=60)
     assert launcher.returncode == 4
-    assert told.count("error") == 1
+    assert told.count("error:") == 1
     assert "Rank 1 of 2 has not been heard of for 45 seconds" in told
     assert not any(process.is_running() for process in ranks.values())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from xtune.cli.main import LazyCommand
+from xtune.cli.command import Group, LazyCommand
 
 if TYPE_CHECKING:
     from xtune.families.choose_template import Choice
@@ -22,7 +22,11 @@ _COMMANDS = {
 }
 
 
-@click.group(commands={name: LazyCommand(name, *rest) for name, rest in _COMMANDS.items()})
+@click.group(
+    cls=Group,
+    epilog="Example: xtune data check train.jsonl",
+    commands={name: LazyCommand(name, *rest) for name, rest in _COMMANDS.items()},
+)
 def data() -> None:
     """Check, show and clean training data."""
 

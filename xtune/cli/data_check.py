@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
+from xtune.cli.command import Command
 from xtune.cli.data import printable, select, source_options
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def _threshold(_: click.Context, __: click.Parameter, value: str | None) -> str 
     return value
 
 
-@click.command(epilog="Example: xtune data check train.jsonl --max-rejected 1%")
+@click.command(cls=Command, epilog="Example: xtune data check train.jsonl --max-rejected 1%")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @source_options
 @click.option("--max-length", type=click.IntRange(min=8), metavar="N", help="Count samples of more tokens.")
@@ -117,22 +119,17 @@ def _rejects_file(path: str | None, sources):
 @contextmanager
 def _progress():
     """A function that shows how far reading has come, on a terminal."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from xtune.terminal import progress
 
-    from xtune.terminal import messages
+    bars, done = {}, Counter()
+    with ExitStack() as shown:
 
-    console = messages()
-    text = TextColumn("{task.description}: {task.completed:,} records", markup=False)
-    bar = Progress(SpinnerColumn(), text, TimeElapsedColumn(), console=console, transient=True)
-    bar.disable = not console.is_terminal
-    tasks = {}
+        def show(source, read):
+            if source.path not in bars:
+                bars[source.path] = shown.enter_context(progress(source.path, source.limit, "records"))
+            bars[source.path](read - done[source.path])
+            done[source.path] = read
 
-    def show(source, read):
-        if source.path not in tasks:
-            tasks[source.path] = bar.add_task(source.path, total=source.limit)
-        bar.update(tasks[source.path], completed=read)
-
-    with bar:
         yield show
 
 

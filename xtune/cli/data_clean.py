@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import click
 
+from xtune.cli.command import Command
+
 _SHARE = click.FloatRange(0, 1, min_open=True)
 
 
 @click.command(
-    epilog="Example: xtune data clean my_data.jsonl clean.jsonl --languages en,zh --removed removed.jsonl"
+    cls=Command,
+    epilog="Example: xtune data clean my_data.jsonl clean.jsonl --languages en,zh --removed removed.jsonl",
 )
 @click.argument("source")
 @click.argument("out", type=click.Path())
@@ -43,16 +46,13 @@ def clean(source, out, languages, removed, format, force, as_json, **options):
     named there that is removed, with the reason.
     """
     import json
-    from functools import partial
     from pathlib import Path
-
-    from rich.progress import track
 
     from xtune.data.clean import Options
     from xtune.data.clean import clean as clean_data
     from xtune.recipe.load import load_recipe
     from xtune.recipe.schema import Source
-    from xtune.terminal import messages
+    from xtune.terminal import tracked
 
     chosen = Options(
         languages=tuple(code.strip() for code in languages.split(",") if code.strip()), **options
@@ -62,7 +62,6 @@ def clean(source, out, languages, removed, format, force, as_json, **options):
         sources, actions = data.sources, data.defects.model_dump()
     else:
         sources, actions = [Source(path=source, format=format)], None
-    console = messages()
     report = clean_data(
         sources,
         Path(out),
@@ -70,6 +69,6 @@ def clean(source, out, languages, removed, format, force, as_json, **options):
         removed=Path(removed) if removed else None,
         force=force,
         actions=actions,
-        progress=partial(track, console=console, transient=True, disable=not console.is_terminal),
+        progress=tracked,
     )
     click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else report)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from xtune.cli.command import Command
 from xtune.cli.data import Selection, printable, select, source_options
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _SPACES = str.maketrans({" ": "␣", "\t": "⇥", "\n": "↵\n"})
 _WIDTH = 100  # of lines of tokens
 
 
-@click.command(epilog="Example: xtune data show train.jsonl --template qwen2_5 -n 1")
+@click.command(cls=Command, epilog="Example: xtune data show train.jsonl --template qwen2_5 -n 1")
 @click.argument("path")
 @source_options
 @click.option(

@@ -6,9 +6,11 @@ import math
 
 import click
 
+from xtune.cli.command import Command, RecipeName
 
-@click.command(epilog="Example: xtune train smollm2_lora --set train.lr=5e-4")
-@click.argument("recipe", required=False)
+
+@click.command(cls=Command, epilog="Example: xtune train smollm2_lora --set train.lr=5e-4")
+@click.argument("recipe", required=False, type=RecipeName())
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value, like train.lr=1e-4."
 )
@@ -28,7 +30,9 @@ import click
     help="Train in N processes, one for each GPU; the batch stays the recipe's.",
 )
 @click.option("--profile", is_flag=True, help="Show where the time of a step goes: RUN/profile.txt.")
-@click.option("--dry-run", is_flag=True, help="Say what would happen; load no weights.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would happen, and whether it would go well; load no weights."
+)
 def train(recipe, overrides, run_dir, resume_dir, nproc, profile, dry_run):
     """Train as RECIPE (a file, or a shipped recipe's name) says."""
     from xtune.ranks import rank, ranks
@@ -47,10 +51,7 @@ def train(recipe, overrides, run_dir, resume_dir, nproc, profile, dry_run):
         if nproc > 1 and ranks() > 1:
             raise click.UsageError("The processes are started already: leave out --nproc.")
         if dry_run:
-            from xtune.training.train import describe, prepare
-
-            loaded = load_recipe(recipe, values)
-            click.echo(describe(loaded, prepare(loaded, max(nproc, ranks()))))
+            _dry_run(load_recipe(recipe, values), max(nproc, ranks()), run_dir)
             return
         if nproc > 1:
             _launch(recipe, overrides, values, run_dir, resume_dir, nproc, profile)
@@ -65,6 +66,23 @@ def train(recipe, overrides, run_dir, resume_dir, nproc, profile, dry_run):
             run = run_recipe(load_recipe(recipe, values), run_dir=run_dir, profile=profile)
         if rank() == 0:
             _show(run)
+
+
+def _dry_run(recipe, processes, run_dir):
+    """What would happen, and whether it would come out well; exits with the code of the first fault."""
+    from pathlib import Path
+
+    from xtune.training.preflight import preflight
+    from xtune.training.train import describe, prepare
+
+    preparation = prepare(recipe, processes)
+    click.echo(describe(recipe, preparation) + "\n")
+    faults = []
+    for finding in preflight(recipe, preparation, Path(run_dir) if run_dir else Path("runs")):
+        click.echo(str(finding))
+        faults += [finding.error] if finding.error else []
+    if faults:
+        click.get_current_context().exit(faults[0].exit_code)
 
 
 def _launch(recipe, overrides, values, run_dir, resume_dir, processes, profile):
@@ -100,6 +118,8 @@ def _show(run) -> None:
     first, last = (math.nan if line[name] is None else line[name] for line in (learnt[0], learnt[-1]))
     console.print(f"{name:8} {first:.3f} -> {last:.3f} ({run.path / 'loss.png'})", soft_wrap=True)
     console.print(f"result   {run.result}", soft_wrap=True)
+    if (run.path / "report.html").is_file():
+        console.print(f"report   {run.path / 'report.html'}", soft_wrap=True)
     if run.read_json("probe.json"):
         console.print(probe_table(run))
     if "accuracy" in lines[-1]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from xtune.home import home, write_whole
 from xtune.json_file import read_json_if_there
 from xtune.recipe.schema import Data, Source
 from xtune.templates.template import Template
+from xtune.terminal import progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -65,7 +67,8 @@ def file_hash(path: str) -> bytes:
         kept = read_json_if_there(known) or {}
         if kept.get("stamp") == stamp:
             return bytes.fromhex(kept["hash"])
-        content = _read_hash(path)
+        with progress(f"checking {os.path.basename(path)}", about.st_size, "bytes") as advance:
+            content = _read_hash(path, advance)
         # A change so soon after this one might have the same time.
         if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > 2e9:
             known.parent.mkdir(parents=True, exist_ok=True)
@@ -75,11 +78,12 @@ def file_hash(path: str) -> bytes:
         return b""  # reading it says what is wrong
 
 
-def _read_hash(path: str) -> bytes:
+def _read_hash(path: str, advance: Callable[[int], None] = lambda _: None) -> bytes:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            advance(len(block))
     return digest.digest()
 
 

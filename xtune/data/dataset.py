@@ -38,7 +38,7 @@ from xtune.home import home, new_directory
 from xtune.ranks import ranks
 from xtune.recipe.schema import Data, Source
 from xtune.templates.template import Template
-from xtune.terminal import counting, messages
+from xtune.terminal import messages, progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -182,7 +182,7 @@ def _encode_sources(
             report = DataReport()
             reader, records = open_source(source, report, kinds=kinds, actions=actions)
             work = Work(reader, encoder, data.max_length, data.overlong, grouped=data.held_out > 0)
-            with counting(f"Encoding {source.path}", "records") as update:
+            with progress(f"encoding {Path(source.path).name}", _records(source), "records") as advance:
                 for chunk in encode_in_chunks(records, work, workers[number]):
                     report += chunk.report
                     chunk = _without_duplicates(chunk, seen, actions["duplicate"], report)
@@ -197,7 +197,7 @@ def _encode_sources(
                         arrays[name].append(getattr(chunk, name))
                     arrays["source_of"].append(np.full(len(chunk.places), number, np.int32))
                     rows += chunk.rows
-                    update(report.read)
+                    advance(chunk.report.read)
             refuse_empty(source, report)
             total += report
     lengths = np.concatenate(arrays.pop("lengths"))
@@ -212,6 +212,15 @@ def _is_large(source: Source) -> bool:
     """Whether it pays to start other processes, which takes half a second. What is downloaded may be."""
     files = data_files(source.path, source.split)
     return not files or sum(os.path.getsize(file) for file in files if os.path.isfile(file)) > _LARGE
+
+
+def _records(source: Source) -> int | None:
+    """How many there will be, about, where it is quick to know."""
+    file = Path(source.path)
+    if source.limit or file.suffix != ".jsonl" or not file.is_file():
+        return source.limit
+    with open(file, "rb") as lines:
+        return sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
 
 
 def _without_duplicates(chunk: Chunk, seen: Seen, action: str, report: DataReport) -> Chunk:

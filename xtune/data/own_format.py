@@ -21,6 +21,7 @@ from typing import Any, get_args
 from xtune.data.findings import Findings, Reject
 from xtune.data.mappers import MAPPERS
 from xtune.data.mappers.mapper import Mapper, kind
+from xtune.data.report import LEFT_OUT
 from xtune.errors import UsageError
 from xtune.messages import ROLES, AnySample, Message, Sample
 
@@ -46,7 +47,7 @@ def own_mapper(reference: str) -> Mapper:
         several = isinstance(given, list | tuple) and not any(mapper.fits(given) for mapper in MAPPERS)
         samples = [sample for one in (given if several else [given]) for sample in _samples(one, name, found)]
         if not samples:
-            raise Reject("", f"left out by {name}")
+            raise Reject("", f"{LEFT_OUT} {name}")
         return samples
 
     return Mapper(reference, f"what {name} reads", lambda _: True, map_row, kind=object)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ from xtune.data.findings import Findings, Reject
 
 # Places named for each reason; the count goes on.
 PLACES = 5
+LEFT_OUT = "left out by"
+"""How the reason begins where a function of the user's has left a record out: that is no fault."""
 
 
 @dataclass
@@ -111,6 +113,12 @@ class DataReport:
         ):
             lines += _table(title, tallies)
         return "\n".join(lines)
+
+
+def faults(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rejections of a report (to_dict) that are not the user's own will, the most frequent first."""
+    found = [item for item in report["rejections"].items() if not item[0].startswith(LEFT_OUT)]
+    return dict(sorted(found, key=lambda item: -item[1]["count"]))
 
 
 def _table(title: str, tallies: dict[str, Tally]) -> list[str]:

@@ -2,6 +2,7 @@
 
 recipe.py           the resolved recipe, runnable as it is
 environment.json    versions, device, when it started
+state.json          whether it runs, or how it ended
 data_files.json     hashes of the files that the data came from
 data_report.json    what became of every record, and how long the samples are
 held_out.jsonl      the loss on samples kept from training, at each checkpoint
@@ -9,8 +10,10 @@ metrics.jsonl       one line a step
 bad_steps/          the samples of steps that were skipped
 completions.jsonl   of online training: some answers of each step, with their rewards
 loss.png            the curve
+report.html         all of this for a browser, in one file
 probe.json          prompts answered before and after
 checkpoints/        to resume from
+tensorboard/, ...   logs of other programs, by train.report_to
 adapter/ or model/  the result, in PEFT's or Transformers' format
 """
 

@@ -26,11 +26,11 @@ from xtune.home import stays_within, sync_folder, write_whole
 from xtune.model.health import check_index
 from xtune.ranks import rank, ranks
 from xtune.recipe.schema import Train
-from xtune.terminal import messages
+from xtune.terminal import messages, progress
 from xtune.training.deepspeed import zero_stage
 from xtune.training.full_disk import until_there_is_room
 from xtune.training.group import gathered, of_first, together
-from xtune.training.memory import STATE
+from xtune.training.optimizers import STATE
 from xtune.training.pickled import tensors_only
 from xtune.training.stopping import anyone_asked, begin_step, end_step
 
@@ -200,9 +200,13 @@ def fault_of(checkpoint: Path, only_sizes: bool = False) -> str | None:
         for name, written in files.items():
             if (size := (checkpoint / name).stat().st_size) != written["bytes"]:
                 return f"{name} has {size} of {written['bytes']} bytes"
-        for name, written in files.items():
-            if not only_sizes and _measured(checkpoint / name) != written:
-                return f"{name} has other content than was written"
+        if only_sizes:
+            return None
+        total = sum(written["bytes"] for written in files.values())
+        with progress(f"checking {checkpoint.name}", total, "bytes") as advance:
+            for name, written in files.items():
+                if _measured(checkpoint / name, advance=advance) != written:
+                    return f"{name} has other content than was written"
     except UsageError as error:
         return error.what
     except FileNotFoundError:
@@ -220,15 +224,20 @@ def remove_unfinished(checkpoints: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
 
 
-def _measured(file: Path, sync: bool = False) -> dict[str, Any]:
+def _measured(
+    file: Path, sync: bool = False, advance: Callable[[int], None] = lambda _: None
+) -> dict[str, Any]:
     """Size and hash: SHA-256 of the hashes of its blocks, so that several cores can work on it."""
+
+    def hash_of(start: int) -> bytes:
+        block = os.pread(opened.fileno(), _BLOCK, start)
+        advance(len(block))
+        return hashlib.sha256(block).digest()
+
     with open(file, "rb") as opened, ThreadPoolExecutor() as threads:
         size = os.fstat(opened.fileno()).st_size
         synced = threads.submit(os.fsync, opened.fileno()) if sync else None
-        blocks = threads.map(
-            lambda start: hashlib.sha256(os.pread(opened.fileno(), _BLOCK, start)).digest(),
-            range(0, size, _BLOCK),
-        )
+        blocks = threads.map(hash_of, range(0, size, _BLOCK))
         found = {"bytes": size, "sha256": hashlib.sha256(b"".join(blocks)).hexdigest()}
         if synced:
             synced.result()

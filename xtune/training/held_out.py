@@ -16,6 +16,7 @@ from xtune.training.group import of_first
 from xtune.training.json_lines import append, has_step, keep_until
 from xtune.training.layout import on_device
 from xtune.training.metrics import as_json
+from xtune.training.report_to import Logs
 from xtune.training.trainer import Sums, add, average
 
 
@@ -26,8 +27,8 @@ class HeldOutLoss(TrainerCallback):
     A resumed run goes on behind the line of its checkpoint, which it measures first if it was stopped before that.
     """
 
-    def __init__(self, samples: Sequence[int], plan: Plan, batches: Batches, file: Path):
-        self.samples, self.plan, self.batches, self.file = samples, plan, batches, file
+    def __init__(self, samples: Sequence[int], plan: Plan, batches: Batches, file: Path, logs: Logs):
+        self.samples, self.plan, self.batches, self.file, self.logs = samples, plan, batches, file, logs
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.is_world_process_zero:
@@ -63,6 +64,8 @@ class HeldOutLoss(TrainerCallback):
         figures = average(sums)
         model.train(training)
         if state.is_world_process_zero:
-            append(self.file, as_json({"step": state.global_step, **figures}))
+            line = as_json({"step": state.global_step, **figures})
+            append(self.file, line)
+            self.logs.write(state.global_step, {f"held_out/{name}": value for name, value in line.items()})
             name = judged_by(figures)
             messages().print(f"held out: {name} {figures[name]:.4f} after step {state.global_step}")

@@ -1,4 +1,4 @@
-"""What a step tells: a line in metrics.jsonl and the progress bar."""
+"""What a step tells: a line in metrics.jsonl and the progress bar, and what train.report_to names."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import math
 import resource
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
 from xtune.data.batches.plan import Plan
 from xtune.run.curve import judged_by
-from xtune.terminal import messages
+from xtune.terminal import messages, progress
 from xtune.training.json_lines import append, keep_until
+from xtune.training.report_to import Logs
 
 _TRAINERS = {"loss", "grad_norm", "learning_rate", "epoch"}
 
@@ -25,16 +26,20 @@ class Metrics(TrainerCallback):
     """Writes each step's figures to metrics.jsonl, the objective's own among them, and shows them.
 
     A resumed run goes on behind the line of its checkpoint: later lines are dropped, their steps come again.
+
+    logs   of other programs, that get the same figures
     """
 
-    def __init__(self, file: Path, plan: Plan, loss_lengths):
-        self.path, self.plan, self.loss_lengths = file, plan, loss_lengths
-        self.progress: _Bar | _Lines | None = None
+    def __init__(self, file: Path, plan: Plan, loss_lengths, logs: Logs):
+        self.path, self.plan, self.loss_lengths, self.logs = file, plan, loss_lengths, logs
+        self.shown = ExitStack()
         self.begun = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
         keep_until(self.path, state.global_step)
-        self.progress = _Bar(self.plan.steps) if messages().is_terminal else _Lines(self.plan.steps)
+        self.logs.begin(state.global_step)
+        self.advance = self.shown.enter_context(progress("training", self.plan.steps, "steps"))
+        self.advance(state.global_step)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.begun = time.perf_counter()
@@ -59,46 +64,18 @@ class Metrics(TrainerCallback):
         }
         line = as_json(line)
         append(self.path, line)
-        self.progress.show(line)
-
-    def close(self) -> None:
-        """Also after an error: leave the terminal in order."""
-        if self.progress:
-            self.progress.close()
-
-
-class _Bar:
-    def __init__(self, steps: int):
-        self.progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} steps · {task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=messages(),
-        )
-        self.task = self.progress.add_task("training", total=steps, figures="")
-        self.progress.start()
-
-    def show(self, line: dict[str, Any]) -> None:
-        self.progress.update(self.task, completed=line["step"], figures=" · ".join(_shown(line)))
-
-    def close(self) -> None:
-        self.progress.stop()
-
-
-class _Lines:
-    """Where no person watches: about ten lines a run."""
-
-    def __init__(self, steps: int):
-        self.steps, self.every = steps, max(1, steps // 10)
-
-    def show(self, line: dict[str, Any]) -> None:
-        if line["step"] % self.every == 0 or line["step"] == self.steps:
-            told = "  ".join([f"step {line['step']}/{self.steps}", *_shown(line)])
+        self.logs.write(state.global_step, line)
+        self.advance(1, " · ".join(_shown(line)))
+        steps = self.plan.steps
+        if not messages().is_terminal and state.global_step in {steps, *range(0, steps, max(1, steps // 10))}:
+            # Where no person watches: about ten lines a run.
+            told = "  ".join([f"step {state.global_step}/{steps}", *_shown(line)])
             print(told, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        pass
+        """Also after an error: leave the terminal in order, and the logs whole."""
+        self.shown.close()
+        self.logs.close()
 
 
 def as_json(figures: dict[str, Any]) -> dict[str, Any]:

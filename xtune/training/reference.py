@@ -21,7 +21,7 @@ from xtune.data.batches.plan import Plan
 from xtune.data.encoding.encode import Encoded
 from xtune.errors import UsageError
 from xtune.home import write_whole
-from xtune.terminal import counting
+from xtune.terminal import progress
 from xtune.training.batches import passes_without_learning
 from xtune.training.group import gathered
 from xtune.training.layout import Layout, on_device
@@ -115,14 +115,13 @@ class MeasureReference(TrainerCallback):
         model.eval()
         values = self.reference.values
         passes = passes_without_learning(self.plan, needed, processes)[process::processes]
-        done = 0
-        with counting("Measuring the model before training", "samples") as update:
+        with progress("measuring the model before training", len(needed), "samples") as advance:
             for samples in reversed(passes):  # what does not fit into memory shows at once
                 texts = [text for sample in samples for text in self.texts(sample)]
                 tensors = self.layout.collate(texts) if texts else self.layout.empty(self.texts(needed[0]))
                 log_probs, _ = answer_log_probs(model, on_device(tensors, model.device), len(texts))
                 values[samples] = log_probs.double().view(-1, 2).cpu().numpy()
-                update(done := done + len(samples) * processes)
+                advance(len(samples) * processes)
         model.train(training)
         for one in gathered(values[needed]):
             known = ~np.isnan(one).any(axis=1)

@@ -65,8 +65,15 @@ def save_result(
             if reward:
                 pad_beside(tokenizer, template, trained.read_at)
             tokenizer.save_pretrained(directory)
+            quantised = getattr(recipe.method, "bits", None)
             write_note(
-                directory, base=recipe.model.path, template=template, options=options, read_at=trained.read_at
+                directory,
+                base=recipe.model.path,
+                template=template,
+                options=options,
+                read_at=trained.read_at,
+                # what began with LoftQ is saved as what stands beside the weights that were not quantised
+                bits=None if getattr(recipe.method, "init", None) == "loftq" else quantised,
             )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xtune.convert.card import write_card_of_run
 from xtune.convert.rope import check_rope
 from xtune.convert.standalone import check_added_tokens
 from xtune.data.batches.draw import hold_out, make_draw
@@ -41,6 +42,7 @@ from xtune.run.target import Target
 from xtune.templates.template import Template
 from xtune.terminal import messages, quiet_libraries
 from xtune.training.data_files import check_unchanged, record_of
+from xtune.training.ending import recorded
 from xtune.training.group import joined, lost, of_first, together, way_on
 from xtune.training.start import tokenizer_and_template, trainable_model
 from xtune.training.stopping import Stopped, stoppable
@@ -78,6 +80,7 @@ def prepare(recipe: Recipe, processes: int | None = None) -> Preparation:
     processes   that are to train; default: those that run
     """
     from xtune.training.optimizers import check_optimizer
+    from xtune.training.report_to import check_report_to
     from xtune.training.reward import check_base
 
     quiet_libraries()
@@ -95,6 +98,7 @@ def prepare(recipe: Recipe, processes: int | None = None) -> Preparation:
             where="train.on_oom",
             fix='Use "stop", which tells what helps.',
         )
+    check_report_to(recipe.train.report_to)
     check_optimizer(recipe.train.optimizer, recipe.method)
     if rewards := getattr(recipe.train.objective, "rewards", None):
         from xtune.training.rewards import check_rewards
@@ -222,9 +226,24 @@ def _facts(recipe: Recipe, preparation: Preparation) -> dict[str, str]:
 def _train(
     recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint: Path | None, profile: bool = False
 ) -> Run:
+    plan, choice = preparation.plan, preparation.choice
+    facts = {
+        "steps": plan.steps,
+        "parameters": model.num_parameters(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "template": {"name": choice.template.name, "why": choice.why},
+        "template_difference": str(choice.differences[0]) if choice.differences else None,
+    }
+    with recorded(run, facts) if rank() == 0 else nullcontext():
+        return _train_recorded(recipe, preparation, model, run, checkpoint, profile)
+
+
+def _train_recorded(
+    recipe: Recipe, preparation: Preparation, model, run: Run, checkpoint: Path | None, profile: bool
+) -> Run:
     from xtune.model.allocator import kept_memory
     from xtune.training.bad_steps import BadSteps
-    from xtune.training.batches import Batches, MicroBatches
+    from xtune.training.batches import Batches, MicroBatches, most_tokens
     from xtune.training.checkpoints import SaveWhenStopped, processes_of
     from xtune.training.deepspeed import WriteConfig, use_universal
     from xtune.training.full_disk import until_there_is_room
@@ -234,8 +253,9 @@ def _train(
     from xtune.training.metrics import Metrics
     from xtune.training.objectives import make_objective
     from xtune.training.out_of_memory import Passes
-    from xtune.training.probe import answer_probes
+    from xtune.training.probe import answer_probes, probe_before, probe_rows
     from xtune.training.profile import Profile
+    from xtune.training.report_to import Logs
     from xtune.training.result import save_result
     from xtune.training.trainer import make_trainer
 
@@ -245,15 +265,16 @@ def _train(
     )
     if rank() == 0:
         run.write_json("data_report.json", dataset.full_report)
-    before = _probe_before(recipe, run, model, preparation)
+    before = probe_before(recipe.probe, run, model, tokenizer, preparation.template)
     sharing = recipe.train.sequence_parallel
     layout = Layout(recipe.data.packing, tokenizer.pad_token_id, sharing, rank() % sharing)
     objective, callbacks = make_objective(
         recipe, dataset, tokenizer, preparation.template, layout, preparation.needed, plan, run.path
     )
     batches = Batches(objective, layout)
-    metrics = Metrics(run.path / "metrics.jsonl", plan, dataset.loss_lengths) if rank() == 0 else None
-    held_out = HeldOutLoss(preparation.held_out, plan, batches, run.path / "held_out.jsonl")
+    logs = Logs(recipe, run.path)
+    metrics = Metrics(run.path / "metrics.jsonl", plan, dataset.loss_lengths, logs) if rank() == 0 else None
+    held_out = HeldOutLoss(preparation.held_out, plan, batches, run.path / "held_out.jsonl", logs)
     if recipe.train.deepspeed:
         callbacks = [*callbacks, WriteConfig(run)]
     callbacks = [
@@ -268,7 +289,7 @@ def _train(
         changed = recipe.train.model_copy(update={"micro_batch_size": size})
         write_recipe(run, recipe.model_copy(update={"train": changed}))
 
-    most = _most_tokens(recipe, model)
+    most = most_tokens(recipe, on_cpu=model.device.type == "cpu", processes=ranks())
     passes = Passes(
         MicroBatches(batches, plan, ranks() // sharing, most),
         smaller if recipe.train.on_oom == "adapt" else None,
@@ -289,42 +310,13 @@ def _train(
 
         def finish() -> None:
             save_result(recipe, run.path, model, tokenizer, preparation.template)
-            run.write_json("probe.json", _probe_rows(recipe, before, after))
+            run.write_json("probe.json", probe_rows(recipe.probe, before, after))
             draw_loss(run)
+            write_card_of_run(run)
 
         if rank() == 0:
             until_there_is_room(finish, "the result", run.path)
     return run
-
-
-_TOKENS_ON_CPU = 768
-"""Of a packed forward pass, about: more are hardly faster and take memory."""
-
-
-def _most_tokens(recipe: Recipe, model) -> int | None:
-    """Of a forward pass that the recipe leaves to us."""
-    own = recipe.train.micro_batch_size is None and recipe.data.packing
-    alone = ranks() == 1 and not recipe.train.deepspeed  # which counts the passes
-    return _TOKENS_ON_CPU if own and alone and model.device.type == "cpu" else None
-
-
-def _probe_before(recipe: Recipe, run: Run, model, preparation: Preparation) -> list[str]:
-    """The untrained answers; a resumed run has them already."""
-    from xtune.training.probe import answer_probes
-
-    rows = run.read_json("probe.json") or []
-    if [row["prompt"] for row in rows] == recipe.probe.prompts:
-        return [row["before"] for row in rows]
-    if rank() > 0:
-        return []
-    before = answer_probes(recipe.probe, model, preparation.tokenizer, preparation.template)
-    run.write_json("probe.json", _probe_rows(recipe, before, [None] * len(before)))
-    return before
-
-
-def _probe_rows(recipe: Recipe, before: list[str], after: list) -> list[dict]:
-    rows = zip(recipe.probe.prompts, before, after, strict=True)
-    return [{"prompt": prompt, "before": old, "after": new} for prompt, old, new in rows]
 
 
 @contextmanager
