@@ -1,0 +1,1 @@
+"""Measuring a model: on data of the user, and on tasks."""
