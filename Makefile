@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-slow stress lint bench clean
+.PHONY: quickstart test test-slow stress lint docs bench clean
 
 quickstart: .venv/.installed
 	$(BIN)/xtune train examples/quickstart/recipe.py
@@ -29,6 +29,11 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+# The documentation as a site: site/index.html.
+docs: .venv/.installed-dev
+	$(BIN)/python docs/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 .venv/.installed: requirements/cpu.txt requirements/model.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "xtune needs Python 3.10, 3.11 or 3.12; none was found (set PYTHON=...)"; exit 1; }

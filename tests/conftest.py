@@ -102,3 +102,23 @@ def make_adapter():
 def adapter(make_adapter, tmp_path_factory) -> Path:
     """An adapter on SmolLM2."""
     return make_adapter("smollm2", tmp_path_factory.mktemp("adapter"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_model):
+    """tiny_recipe(steps=8, ...) is a recipe for the tiny model; options are those of `train`."""
+
+    def recipe(method="full", held_out=8, **options):
+        from xtune.recipe.schema import Recipe
+
+        return Recipe.model_validate(
+            {
+                "model": {"path": str(tiny_model), "dtype": "float32", "template": "smollm2"},
+                "method": {"kind": method},
+                "data": {"sources": [{"path": str(QUICKSTART / "identity.jsonl")}], "held_out": held_out},
+                "train": {"steps": 8, "lr": 1e-3, **options},
+                "probe": {"prompts": ["Who are you?"], "max_new_tokens": 8},
+            }
+        )
+
+    return recipe

@@ -10,10 +10,12 @@ from __future__ import annotations
 class UserError(Exception):
     """Something the user can put right.
 
-    `what` is one sentence; `where` a file, file:line or recipe path; `fix` the next thing to do.
+    `what` is one sentence; `where` a file, file:line or recipe path; `fix` the next thing to do. `page` is the page of
+    the documentation that has more on errors of this kind, if one has.
     """
 
     exit_code = 2
+    page: str | None = None
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
         super().__init__(what)
@@ -35,20 +37,25 @@ class UsageError(UserError):
 class RecipeError(UserError):
     """A recipe says something xtune cannot do. `what` may list several faults, a line each."""
 
+    page = "recipes"
+
 
 class DataError(UserError):
     """A data file cannot be read, or holds nothing to train on."""
 
     exit_code = 3
+    page = "data"
 
 
 class ResourceError(UserError):
     """The machine has not enough of something: disk, memory, a device."""
 
     exit_code = 4
+    page = "errors"
 
 
 class TrainingError(UserError):
     """Training leads nowhere: its losses are not finite, or nothing is learnt."""
 
     exit_code = 5
+    page = "errors"

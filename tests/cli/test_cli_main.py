@@ -23,7 +23,7 @@ def test_help_names_every_command_and_imports_none():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *text, last = done.stdout.strip().split("\n")
-    assert last == "0 xtune.cli xtune.cli.main xtune.errors"
+    assert last == "0 xtune.cli xtune.cli.command xtune.cli.main xtune.errors"
     assert all(any(line.strip().startswith(name) for line in text) for name in cli.COMMANDS)
 
 
@@ -65,6 +65,7 @@ def test_five_mistakes_are_all_listed_fast(tmp_path):
         "  r.py:3: data.sources: [] is not allowed; give a list of dict(path=...) not empty\n"
         "  r.py:4: train.lrr: unknown option; did you mean lr?\n"
         "  r.py:4: train.steps: give steps or epochs, not both\n"
+        "  more:  xtune docs recipes\n"
     )
     assert seconds < 3  # on a busy machine; on a quiet one it is a fifth of that
 
@@ -136,14 +137,21 @@ def test_a_bug_is_a_short_message_and_a_traceback_on_request():
 
 
 @pytest.mark.parametrize(
-    ("kind", "code"), [("UsageError", 2), ("DataError", 3), ("ResourceError", 4), ("TrainingError", 5)]
+    ("kind", "code", "page"),
+    [
+        ("UsageError", 2, ""),
+        ("DataError", 3, "data"),
+        ("ResourceError", 4, "errors"),
+        ("TrainingError", 5, "errors"),
+    ],
 )
-def test_user_errors_have_their_exit_codes(kind, code):
+def test_user_errors_have_their_exit_codes_and_pages(kind, code, page):
     body = f"import xtune; raise xtune.{kind}('No rows.', where='a.jsonl:3', fix='add some')"
     done = broken(body)
     assert (done.returncode, done.stderr) == (
         code,
-        "error: No rows.\n  where: a.jsonl:3\n  fix:   add some\n",
+        "error: No rows.\n  where: a.jsonl:3\n  fix:   add some\n"
+        + f"  more:  xtune docs {page}\n" * bool(page),
     )
     assert broken(body, "--debug").returncode == code
 

@@ -4,6 +4,8 @@ import json
 import re
 from typing import get_args
 
+import pytest
+
 from tests.conftest import ROOT
 from xtune.recipe.schema import Kernel
 
@@ -55,3 +57,30 @@ def _rows(text):
 def _figures(one):
     share = f"{one['share_of_limit']:.0%}".replace("%", " %")
     return [f"{one['tokens_per_second']:,.0f}", share, f"{one['peak_bytes'] / 1e9:.2f} GB"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_zh.md"])
+def test_the_readme_s_shares_are_those_of_the_benchmarks(page):
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if "2026.10 |" in line or "–" in line
+    ]
+    (head, *rows) = [row for row in table if len(row) == 8]
+    names = [name.partition(" ")[0].lower() for name in head]
+    speed = _results("speed")
+    shares, memory = {"xtune": "1"}, {"xtune": f"{speed['xtune']['peak_bytes'] / 1e9:.1f}"}
+    for name, one in sorted(speed.items(), key=lambda item: item[1]["xtune_to_this"]):
+        peer = name.partition(" ")[0].replace("llamafactory", "llama-factory")
+        if peer not in shares:  # each one's best comes first
+            shares[peer] = f"{1 / one['xtune_to_this']:.2f}"
+            memory[peer] = f"{one['peak_bytes'] / 1e9:.1f}"
+    gpu = json.loads((ROOT / "benchmarks/results/gpu_speed.json").read_text())["results"]
+    ours = gpu["xtune-qlora"]["short"]["tokens_per_s"]
+    on_gpu = {"xtune": "1"} | {
+        peer: f"{gpu[f'{peer}-qlora-nogc']['short']['tokens_per_s'] / ours:.2f}"
+        for peer in ("unsloth", "trl")
+    }
+    for row, expected in zip(rows, (shares, memory, on_gpu), strict=False):
+        assert row[1:] == [expected.get(name, "–") for name in names[1:]]

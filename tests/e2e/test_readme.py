@@ -42,7 +42,11 @@ def after_the_commands(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 def test_the_model_says_its_new_name(after_the_commands):
     folder, printed = after_the_commands
-    assert "Tuna" in printed['xtune chat mine/run --prompt "Who are you?"']
+    base, _, tuned = printed['xtune chat mine/run --compare --prompt "Who are you?"'].partition(
+        "--- mine/run"
+    )
+    assert "Tuna" in tuned
+    assert "Tuna" not in base
     assert "Tuna" in printed['xtune chat mine/merged --prompt "What is your name?"']
     training = next(text for command, text in printed.items() if "--run-dir" in command)
     assert "xtune chat mine/run" in training

@@ -4,6 +4,7 @@ import ast
 
 import pytest
 
+from tests.conftest import ROOT
 from xtune.data.findings import Findings
 from xtune.data.read import read_data
 from xtune.data.recognise import KINDS_OF, find_mapper
@@ -83,6 +84,6 @@ def test_rows_as_published_are_read(name, tmp_path):
 
 
 def test_pairs_that_come_along_prefer_the_shorter_answer():
-    pairs, report = read_data(PARTS["brief"].with_suffix(".jsonl"), "pairs")
+    pairs, report = read_data(ROOT / "examples/preferences/brief.jsonl", "pairs")
     assert (len(pairs), report.rejected) == (36, 0)
     assert all(len(pair.chosen[0].content) < len(pair.rejected[0].content) for pair in pairs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from xtune.cli.command import Command
 
-@click.command(epilog="Example: xtune inspect internlm2_5-7b-chat")
+
+@click.command(cls=Command, epilog="Example: xtune inspect internlm2_5-7b-chat")
 @click.argument("model")
 @click.option(
     "--family",

@@ -9,35 +9,39 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
 from typing import NoReturn
 
 import click
 
+from xtune.cli.command import Group, LazyCommand
 from xtune.errors import ResourceError, UserError
 
 # What each imports is loaded only when it is called: the list must not cost the seconds that torch takes.
 COMMANDS = {
     "train": ("xtune.cli.train:train", "Train a model by a recipe."),
+    "estimate": (
+        "xtune.cli.estimate:estimate",
+        "Say what a recipe takes of memory and time, before it runs.",
+    ),
+    "runs": ("xtune.cli.runs:runs", "List runs, compare them, and write their reports."),
     "chat": ("xtune.cli.chat:chat", "Talk to a model or to what a run made of it."),
+    "eval": (
+        "xtune.cli.eval:evaluate",
+        "Measure a model on your data or on tasks, before and after training.",
+    ),
+    "serve": ("xtune.cli.serve:serve", "Answer over HTTP, as OpenAI's API does."),
+    "web": ("xtune.cli.web:web", "Chat in a browser, and compare base and tuned."),
     "inspect": ("xtune.cli.inspect:inspect", "Say what a model is, and whether it is whole."),
     "convert": ("xtune.cli.convert:convert", "Turn a run into a model that other programs load."),
     "data": ("xtune.cli.data:data", "Check, show and clean training data."),
     "recipes": ("xtune.cli.recipes:recipes", "List, show and copy the recipes that come with xtune."),
+    "docs": ("xtune.cli.docs:docs", "Read xtune's documentation here."),
+    "completion": ("xtune.cli.completion:completion", "Let the Tab key complete xtune's commands."),
+    "doctor": (
+        "xtune.cli.doctor:doctor",
+        "Say what this machine has and lacks, or why a run came out badly.",
+    ),
 }
-
-
-class LazyCommand(click.Command):
-    """Stands for a command in lists and suggestions; becomes the real one when called."""
-
-    def __init__(self, name: str, target: str, help: str):
-        super().__init__(name, help=help, short_help=help)
-        self.target = target
-
-    def make_context(self, info_name, args, parent=None, **extra):
-        module, _, attribute = self.target.partition(":")
-        command = getattr(import_module(module), attribute)
-        return command.make_context(info_name, args, parent=parent, **extra)
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -49,6 +53,8 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
 
 
 @click.group(
+    cls=Group,
+    epilog="Example: xtune train smollm2_lora --run-dir my-run, then xtune chat my-run",
     commands={name: LazyCommand(name, *rest) for name, rest in COMMANDS.items()},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -92,6 +98,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _report(error: Exception) -> int:
     if isinstance(error, UserError):
         _say(f"error: {error}")
+        if error.page:
+            _say(f"  more:  xtune docs {error.page}")
         return error.exit_code
     from xtune.home import is_disk_full
 

@@ -98,6 +98,8 @@ def _words(annotation: Any) -> str:
     if get_origin(annotation) is list:
         item = get_args(annotation)[0]
         return f"a list of {_PLURALS.get(item) or _words(item)}"
+    if get_origin(annotation) is dict:
+        return "dict(name=...)"
     return _WORDS.get(annotation, str(annotation))
 
 

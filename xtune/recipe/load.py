@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from xtune.errors import RecipeError
 from xtune.recipe.catalog import find_recipe
 from xtune.recipe.check import check, plain
 from xtune.recipe.faults import Fault, Key, Place, did_you_mean, recipe_error
@@ -53,11 +54,34 @@ def _run(file: str, written: Written) -> tuple[dict[str, Any] | None, list[Fault
         everything, own = config.to_dict(keep_imported=True), config.to_dict()
     except Exception as error:  # whatever the user's code raises
         return None, [_exception_fault(error, written)]
+    if {"model", "train_dataloader"} <= own.keys():
+        raise RecipeError(
+            "This is a config of XTuner 0.1, not a recipe.",
+            where=file,
+            fix=f"xtune recipes import {file} OUT.py",
+        )
     return {
         name: plain(value)
         for name, value in everything.items()
         if name in Recipe.model_fields or (name in own and _looks_like_section(name, value))
     }, []
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """All names of an mmengine config that is no recipe, such as XTuner 0.1's, with plain values.
+
+    The file runs, as do its bases and what it imports of the standard library. What it imports of other packages
+    does not: in its place stands the name, "torch.optim.AdamW". Raises RecipeError for a file that does not run.
+    """
+    from mmengine.config import Config
+
+    if not os.path.isfile(path):
+        raise RecipeError(f"There is no file {path}.", fix="Check the path.")
+    try:
+        return plain(Config.fromfile(os.path.abspath(path)).to_dict())
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        fault = _exception_fault(error, Written((os.path.abspath(path),), {}, ()))
+        raise recipe_error(path, [fault]) from None
 
 
 def _name_functions(raw: dict[str, Any]) -> None:
@@ -97,7 +121,7 @@ def _looks_like_section(name: str, value: Any) -> bool:
     return not (name.startswith("_") or isinstance(value, ModuleType) or callable(value))
 
 
-def _exception_fault(error: Exception, written: Written) -> Fault:
+def _exception_fault(error: BaseException, written: Written) -> Fault:
     place, placeholder, traceback = None, False, error.__traceback__
     while traceback:
         code = traceback.tb_frame.f_code

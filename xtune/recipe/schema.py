@@ -136,6 +136,8 @@ class Train(Section):
     """Steps between checkpoints. None: ten in a run."""
     keep_checkpoints: int = Field(2, ge=1)
     """Checkpoints kept; older ones are deleted."""
+    report_to: list[Literal["tensorboard", "wandb", "swanlab", "trackio"]] = []
+    """Programs that show the figures of metrics.jsonl too, each to be installed besides."""
 
     @property
     def is_spread(self) -> bool:
