@@ -14,6 +14,7 @@ from xtune.families import embedded, find_family
 from xtune.families.embedded import model_directory
 
 
+@pytest.mark.slow
 def test_weights_equal_transformers_own_reading_of_the_file(base_directory):
     from pathlib import Path
 

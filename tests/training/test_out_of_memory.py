@@ -124,7 +124,8 @@ def room_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("packing", "where", "samples"), [(True, "forward", 1), (True, "backward", 3), (False, "backward", 1)]
+    ("packing", "where", "samples"),
+    [(True, "forward", 1), pytest.param(True, "backward", 3, marks=pytest.mark.slow), (False, "backward", 1)],
 )
 def test_smaller_passes_train_the_same(tiny_model, tmp_path, room_for, packing, where, samples):
     """Also where the step's first pass has left gradients, and of passes that are not split in two."""

@@ -201,7 +201,7 @@ def reference_of(run) -> dict[int, list[float]]:
         return dict(zip(kept["keys"].tolist(), kept["values"].tolist(), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["dpo", "kto"])
+@pytest.mark.parametrize("kind", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
 def test_more_steps_and_other_data_are_measured_by_the_same_model(
     pairs, labelled, tiny_model, tmp_path, kind
 ):

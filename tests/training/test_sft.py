@@ -142,8 +142,9 @@ def test_each_method_learns_and_leaves_a_whole_run(tiny_model, tmp_path, method)
 
 @pytest.mark.parametrize(
     ("method", "sent"),  # tests/reliability kills many more
-    [pytest.param("full", signal.SIGKILL, marks=pytest.mark.slow), ("lora", signal.SIGINT)],
+    [("full", signal.SIGKILL), ("lora", signal.SIGINT)],
 )
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_weights(tiny_model, tmp_path, xtune, method, sent):
     (tmp_path / "recipe.py").write_text(
         f"model = dict(path={str(tiny_model)!r}, template='smollm2')\n"
