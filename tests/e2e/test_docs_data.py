@@ -1,18 +1,14 @@
 """docs/data.md: its commands, recipes and Python run as they stand there; its tables are those of the code."""
 
-import io
 import json
 import re
-import shlex
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.e2e.test_readme import blocks, commands
-from xtune.cli.main import main
+from tests.e2e.test_readme import blocks, commands, printed_in
 from xtune.data.mappers import MAPPERS
 from xtune.data.mappers.mapper import never
 from xtune.data.recognise import KINDS
@@ -34,17 +30,7 @@ def after_the_commands(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     folder = tmp_path_factory.mktemp("data_page")
     for name, content in marked("file"):
         (folder / name).write_text(content, encoding="utf-8")
-    printed = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for command in commands(FILE):
-            program, *arguments = shlex.split(command)
-            assert program == "xtune"
-            with redirect_stdout(io.StringIO()) as output, pytest.raises(SystemExit) as ended:
-                main(arguments)
-            assert ended.value.code == 0, command
-            printed[command] = output.getvalue()
-    return folder, printed
+    return folder, printed_in(folder, FILE)
 
 
 def test_the_commands_say_what_the_page_shows(after_the_commands):

@@ -1,17 +1,13 @@
 """docs/runs.md: its commands say what it shows, on copies of the two runs that it tells of."""
 
-import io
 import re
-import shlex
 import shutil
-from contextlib import redirect_stdout
 from typing import get_args
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.e2e.test_readme import blocks, commands
-from xtune.cli.main import main
+from tests.e2e.test_readme import blocks, printed_in
 from xtune.recipe.load import load_recipe
 from xtune.recipe.schema import Train
 
@@ -25,18 +21,9 @@ def printed(tmp_path_factory) -> dict[str, str]:
     """What each command of the page printed."""
     folder = tmp_path_factory.mktemp("runs_page")
     shutil.copytree(ROOT / "tests" / "fixtures" / "two_runs", folder / "runs")
-    said = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for command in commands(FILE):
-            program, *arguments = shlex.split(command)
-            assert program == "xtune"
-            with redirect_stdout(io.StringIO()) as output, pytest.raises(SystemExit) as ended:
-                main(arguments)
-            assert ended.value.code == 0, command
-            said[command] = output.getvalue()
-        assert (folder / "compare.html").is_file()
-        assert (folder / "runs" / "first" / "report.html").is_file()
+    said = printed_in(folder, FILE)
+    assert (folder / "compare.html").is_file()
+    assert (folder / "runs" / "first" / "report.html").is_file()
     return said
 
 

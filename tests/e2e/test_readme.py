@@ -1,15 +1,19 @@
 """Every command and every piece of Python in the README, run as it stands there, in order."""
 
+import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from xtune.cli.main import main
 
 # `make test` is what runs this; `make quickstart` has a test of its own below, and .ci/run calls both.
 OUTSIDE = {"make quickstart", "make test"}
@@ -22,6 +26,21 @@ def blocks(language: str, file: str = "README.md") -> list[str]:
 def commands(file: str = "README.md") -> list[str]:
     lines = "".join(blocks("bash", file)).splitlines()
     return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+def printed_in(folder: Path, file: str) -> dict[str, str]:
+    """What each command of a page prints, one after another, in this process."""
+    printed = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in commands(file):
+            program, *arguments = shlex.split(command)
+            assert program == "xtune"
+            with redirect_stdout(io.StringIO()) as output, pytest.raises(SystemExit) as ended:
+                main(arguments)
+            assert ended.value.code == 0, command
+            printed[command] = output.getvalue()
+    return printed
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from xtune.model.adapters import attach_adapter
 from xtune.model.attention import use_packed_attention
 from xtune.model.fused import fuse
 from xtune.model.load import load_model
+from xtune.model.log_probs import label_losses
 from xtune.recipe.schema import Lora
-from xtune.training.log_probs import label_losses
 
 KERNELS = ["loss", "lora", "mlp", "norm", "attention"]
 # What transformers computes by classes that none of the kernels is made for.

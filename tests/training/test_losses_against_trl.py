@@ -18,13 +18,13 @@ from xtune.data.encoding.encode import NO_LABEL
 from xtune.model.adapters import attach_adapter
 from xtune.model.attention import use_packed_attention
 from xtune.model.load import load_model
+from xtune.model.log_probs import answer_log_probs
 from xtune.recipe.objective_schema import Cpo, Kto, Orpo, Simpo
 from xtune.recipe.online_schema import Grpo, Rloo
 from xtune.recipe.schema import Data, Lora
 from xtune.templates.template import find_template
 from xtune.training.kto import LabelledAnswers
 from xtune.training.layout import Layout
-from xtune.training.log_probs import answer_log_probs
 from xtune.training.online import Online
 from xtune.training.preference import Preference
 from xtune.training.preference_losses import reference_free_loss

@@ -11,8 +11,8 @@ from tests.families.conftest import NAMES, PARITY, options_of
 from xtune.data.encoding.encode import Encoded
 from xtune.model.attention import use_packed_attention
 from xtune.model.load import load_model
+from xtune.model.log_probs import forward
 from xtune.training.layout import Layout
-from xtune.training.log_probs import forward
 from xtune.training.rollout import Completion, Sampling, sample_completions
 
 STOP, TEMPERATURE = 2, 0.7

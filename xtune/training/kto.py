@@ -12,9 +12,9 @@ import torch
 
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import NO_LABEL, Encoded
+from xtune.model.log_probs import answer_log_probs
 from xtune.recipe.objective_schema import Kto
 from xtune.training.layout import Layout, on_device
-from xtune.training.log_probs import answer_log_probs
 from xtune.training.objective import Loss, sums
 from xtune.training.preference_losses import kto_loss
 from xtune.training.reference import Reference

@@ -20,6 +20,7 @@ from xtune.errors import RecipeError
 from xtune.kernels.linear_cross_entropy import logits_at_once
 from xtune.model.fused import losses_wanted
 from xtune.model.load import is_out_of_memory
+from xtune.model.log_probs import forward, kept_labels
 from xtune.ranks import ranks
 from xtune.recipe.schema import Train
 from xtune.run.memory import free_memory
@@ -28,7 +29,6 @@ from xtune.training.batches import MicroBatches, longest_pass
 from xtune.training.estimate.memory import GAPS, SHARE
 from xtune.training.group import gathered
 from xtune.training.layout import on_device
-from xtune.training.log_probs import forward, kept_labels
 from xtune.training.optimizers import STATE
 
 _SHORT = 513  # tokens of the short text, at most

@@ -19,12 +19,12 @@ from xtune.chat.generate import context
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import NO_LABEL, Encoded
 from xtune.errors import UsageError
+from xtune.model.log_probs import kept_labels, label_losses, text_numbers
 from xtune.ranks import rank
 from xtune.recipe.online_schema import Grpo, Rloo
 from xtune.training.group import gathered
 from xtune.training.json_lines import append, keep_until
 from xtune.training.layout import Layout, on_device
-from xtune.training.log_probs import kept_labels, label_losses, text_numbers
 from xtune.training.objective import Loss
 from xtune.training.policy_gradient import Answers, grpo, rloo
 from xtune.training.rewards import Judge, Question

@@ -8,8 +8,8 @@ from typing import Any
 
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import Encoded
+from xtune.model.log_probs import answer_log_probs
 from xtune.recipe.objective_schema import Cpo, Dpo, Orpo, Simpo
-from xtune.training.log_probs import answer_log_probs
 from xtune.training.objective import Loss, sums
 from xtune.training.preference_losses import dpo_loss, reference_free_loss
 from xtune.training.reference import Reference

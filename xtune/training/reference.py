@@ -21,11 +21,11 @@ from xtune.data.batches.plan import Plan
 from xtune.data.encoding.encode import Encoded
 from xtune.errors import UsageError
 from xtune.home import write_whole
+from xtune.model.log_probs import answer_log_probs
 from xtune.terminal import progress
 from xtune.training.batches import passes_without_learning
 from xtune.training.group import gathered
 from xtune.training.layout import Layout, on_device
-from xtune.training.log_probs import answer_log_probs
 
 
 class Reference:

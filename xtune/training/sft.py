@@ -8,7 +8,7 @@ from typing import Any
 
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import Encoded
-from xtune.training.log_probs import label_losses, whole
+from xtune.model.log_probs import label_losses, whole
 from xtune.training.objective import Loss
 
 
