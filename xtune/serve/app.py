@@ -213,6 +213,8 @@ async def _unless_gone(request: Request, choices: list[Choice], answer: Callable
         return tasks[0].result()
     except ClientDisconnect:
         return Response(status_code=499)
+    except Exception as error:  # told here, since the server closes a connection on which one gets through
+        return _error(_what_failed(error), None, None, 500)
     finally:
         for task in tasks:
             task.cancel()

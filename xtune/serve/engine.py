@@ -114,16 +114,14 @@ class Engine:
             return not self._stopped
 
     def _next(self) -> Job | None:
-        """The job that has waited longest of those that can join now."""
+        """The job that has waited longest, where it can join now."""
         with self._changed:
             self._waiting = deque(job for job in self._waiting if not job.cancelled)
-            if sum(len(jobs) for _, jobs in self._batches.values()) >= ROWS:
+            batches = [batch for batch, _ in self._batches.values()]
+            # one that takes no more may keep its state in the model itself, where another adapter's would mix with it
+            if sum(map(len, batches)) >= ROWS or not all(batch.takes_more for batch in batches):
                 return None
-            for job in self._waiting:
-                if job.adapter not in self._batches or self._batches[job.adapter][0].takes_more:
-                    self._waiting.remove(job)
-                    return job
-            return None
+            return self._waiting.popleft() if self._waiting else None
 
     def _join(self, job: Job) -> None:
         if job.adapter not in self._batches:
