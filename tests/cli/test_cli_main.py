@@ -27,6 +27,21 @@ def test_help_names_every_command_and_imports_none():
     assert all(any(line.strip().startswith(name) for line in text) for name in cli.COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "command", [["estimate", "smollm2_lora", "--gpu", "8GB"], ["data", "check", "smollm2_lora"]]
+)
+def test_what_needs_no_torch_does_not_import_it(command, base_directory):
+    code = (
+        "import sys, xtune.cli.main as m\n"
+        f"try: m.main({command})\n"
+        "except SystemExit as e: print(e.code)\n"
+        "assert 'transformers' in sys.modules\n"
+        "assert 'torch' not in sys.modules  # which takes seconds"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("0")
+
+
 def test_version():
     assert re.fullmatch(r"xtune \d+\.\d+\.\d+\n", xtune("--version").stdout)
 

@@ -1,12 +1,15 @@
 """What this machine multiplies fastest is measured once and kept."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from xtune.model import products
-from xtune.model.load import choose_dtype
+from xtune.model.devices import choose_dtype
 
 
 @pytest.fixture
@@ -41,3 +44,18 @@ def test_bfloat16_where_it_is_clearly_faster(kept, faster, chosen):
     kept.write_text(json.dumps({"float32": 1e9, "bfloat16": faster * 1e9}))
     assert choose_dtype("auto") == chosen
     assert choose_dtype("float16") == torch.float16
+
+
+@pytest.mark.parametrize("told", [None, "1", "64"])
+def test_threads_are_counted_as_torch_does(told):
+    code = (
+        "from xtune.model.devices import threads\n"
+        "before = threads()\n"
+        "import torch\n"
+        "print(before, threads(), torch.get_num_threads())"
+    )
+    others = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment = others | ({"OMP_NUM_THREADS": told} if told else {})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    before, after, torchs = map(int, done.stdout.split())
+    assert before == after == torchs

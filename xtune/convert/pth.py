@@ -179,7 +179,7 @@ def _shapes(directory: Path) -> Shapes:
     if weights.problems:
         problem = weights.problems[0]
         raise UsageError(problem.summary, where=problem.where, fix=problem.fix)
-    return {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+    return {name: stored.shape for name, stored in weights.tensors.items()}
 
 
 def _adapter_tensors(tensors: Tensors, left_out: dict[str, int], checkpoint: Path) -> Tensors:
@@ -282,7 +282,7 @@ def _write_model(tensors: Tensors, base: Path, work: Path, checkpoint: Path) -> 
     """Write a whole model in its base's layout, its tensors in the base's types."""
     from huggingface_hub import save_torch_state_dict
 
-    expected = read_weights(base).tensors
+    expected = read_weights(base).without_data()
     shapes, layout = _shapes(base), read_layout(base, Options())
     made = [*(layout.ignored if layout else ()), r"\brotary_emb\.inv_freq$"]  # by the model itself
     tensors = {

@@ -25,8 +25,8 @@ ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 def dtype_on_disk(directory: Path) -> str:
     """The type that most weights of a model have on disk; what config.json says is not always true."""
     elements: Counter[str] = Counter()
-    for tensor in read_weights(directory).tensors.values():
-        elements[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    for stored in read_weights(directory).tensors.values():
+        elements[stored.dtype] += stored.elements
     return next((name for name, _ in elements.most_common() if name in ITEMSIZE), "float32")
 
 
@@ -65,7 +65,7 @@ class StoredWeights:
         weights = read_weights(directory)
         for problem in weights.problems:
             raise UsageError(problem.summary, where=problem.where, fix=problem.fix)
-        self.shapes = weights.tensors
+        self.shapes = weights.without_data()
         """Tensors without data, by their names on disk."""
         self.files = {file: _names_in(file) for file in weights.files}
         self._file_of = {name: file for file, names in self.files.items() for name in names}

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Publishers' own files, which come before what others made of them.
 _ORIGINAL = ("tokenizer.model", "qwen.tiktoken", "ice_text.model")
-
+# Classes that take all from tokenizer.json.
+_PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 _COPY = "Copy the model's tokenizer files into the directory."
 
@@ -88,10 +89,12 @@ def _declare(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> None:
 
 
 def _native_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    from transformers import AutoTokenizer
-
+    if _is_plain(directory):
+        from transformers import PreTrainedTokenizerFast as Reader
+    else:  # which takes seconds more, since it imports torch
+        from transformers import AutoTokenizer as Reader
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        return Reader.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"The tokenizer cannot be loaded: {str(error).splitlines()[0]}",
@@ -100,3 +103,13 @@ def _native_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
             if "trust_remote_code" in str(error)
             else _COPY,
         ) from None
+
+
+def _is_plain(directory: Path) -> bool:
+    """Whether all of a tokenizer is in tokenizer.json."""
+    try:
+        saved = read_json_if_there(directory / "tokenizer_config.json")
+    except UsageError:  # which is told when it is read in earnest
+        return False
+    named = saved.get("tokenizer_class") in _PLAIN and "auto_map" not in saved
+    return named and (directory / "tokenizer.json").is_file()

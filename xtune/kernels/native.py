@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xtune.cpu import cpu
 from xtune.home import home
 
 _SOURCES = sorted((Path(__file__).parent / "c").iterdir())
@@ -105,12 +105,3 @@ def _openmp() -> str | None:
     loaded = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     found = [path for path in loaded if Path(path).name.startswith(("libgomp", "libiomp5", "libomp"))]
     return min(found, key=lambda path: ("torch" not in path, path), default=None)
-
-
-def cpu() -> str:
-    """The CPU's name and what it can do."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return f"{platform.machine()} {platform.processor()}"
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-    return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

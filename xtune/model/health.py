@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,20 +33,20 @@ FORMATS = (
 )
 """A single file, or the index of its shards, in the order in which transformers looks for them."""
 
-# As safetensors and torch name them. Whatever else there may be counts as bytes.
+# As safetensors and torch name them, with their bytes. Whatever else there may be counts as bytes.
 _TYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
 }
 
 
@@ -67,12 +68,34 @@ class Problem(NamedTuple):
         return str(UsageError(self.summary, where=self.where, fix=self.fix))
 
 
+class Stored(NamedTuple):
+    """A tensor in a file: its shape, torch's name of its type, and the bytes of a number in it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    itemsize: int
+
+    @property
+    def elements(self) -> int:
+        """Numbers in it."""
+        return prod(self.shape)
+
+
 class Weights(NamedTuple):
-    """The weight files that are loaded; their tensors, on the device "meta"; and what is wrong with the files."""
+    """The weight files that are loaded, their tensors, and what is wrong with the files."""
 
     files: tuple[Path, ...]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Stored]
     problems: tuple[Problem, ...]
+
+    def without_data(self) -> dict[str, Tensor]:
+        """The tensors, on the device "meta"."""
+        import torch
+
+        return {
+            name: torch.empty(stored.shape, dtype=getattr(torch, stored.dtype), device="meta")
+            for name, stored in self.tensors.items()
+        }
 
 
 def read_weights(directory: Path) -> Weights:
@@ -83,10 +106,10 @@ def read_weights(directory: Path) -> Weights:
         files = _files(directory, problems)
     except UsageError as error:
         problems, files = [Problem(error.what, str(error.where), str(error.fix))], []
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Stored] = {}
     for file in files:
         try:
-            tensors |= _safetensors(file) if file.suffix == ".safetensors" else read_pickled(file)
+            tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
         except UsageError as error:
             problems.append(Problem(error.what, str(error.where), str(error.fix)))
         except OSError as error:
@@ -157,17 +180,18 @@ def check_index(directory: Path) -> None:
                     )
 
 
-def _safetensors(file: Path) -> dict[str, Tensor]:
-    import torch
-
+def _safetensors(file: Path) -> dict[str, Stored]:
     header, _ = read_header(file)
     return {
-        name: torch.empty(
-            tensor["shape"],
-            dtype=getattr(torch, _TYPES.get(tensor["dtype"], "uint8")),
-            device="meta",
-        )
+        name: Stored(tuple(tensor["shape"]), *_TYPES.get(tensor["dtype"], ("uint8", 1)))
         for name, tensor in header.items()
+    }
+
+
+def _pickled(file: Path) -> dict[str, Stored]:
+    return {
+        name: Stored(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.dtype.itemsize)
+        for name, tensor in read_pickled(file).items()
     }
 
 
@@ -237,7 +261,7 @@ def check_tensors(
 
     Where files are missing or damaged, what lacks because of them is not told again.
     """
-    tensors, problems, config = dict(weights.tensors), [], model.config
+    tensors, problems, config = weights.without_data(), [], model.config
     table = layout.weights if layout else ()
     wrong = _misshapen(tensors, table, config)
     for name in wrong:

@@ -10,16 +10,11 @@ from xtune.errors import ResourceError, UsageError, UserError
 from xtune.families import read_config, read_layout, read_native_config
 from xtune.families.embedded import model_directory
 from xtune.families.family import Layout, Options
+from xtune.model.devices import choose_device, choose_dtype
 from xtune.model.libraries import import_libraries
-from xtune.model.products import core_rates
-from xtune.ranks import local_rank
 from xtune.terminal import loading_shown, quiet_libraries
 
-_WORTH = 1.2
-"""How much faster products in bfloat16 have to be on a CPU, to make good what is not computed in it."""
-
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -166,28 +161,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     told = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(one in str(error) for one in told)
-
-
-def choose_device() -> str:
-    """This process's GPU, or the CPU."""
-    import torch
-
-    return f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-
-
-def choose_dtype(dtype: str = "auto") -> torch.dtype:
-    """The torch dtype of a name. "auto": bfloat16 on a GPU that has it, and on a CPU that multiplies it faster than
-    float32 (by measurement: without AMX, it takes twice as long); else float32."""
-    import torch
-
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    if torch.cuda.is_available():
-        faster = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        rates = core_rates()
-        faster = rates["bfloat16"] > _WORTH * rates["float32"]
-    return torch.bfloat16 if faster else torch.float32
 
 
 def _check_complete(info: dict, directory: Path) -> None:

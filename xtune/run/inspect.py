@@ -224,8 +224,8 @@ def _tokenizer(seen: Inspection, directory: Path, family: str, choice: Choice | 
 
 def _weights(seen: Inspection, directory: Path, weights: Weights) -> None:
     elements: Counter[str] = Counter()
-    for tensor in weights.tensors.values():
-        elements[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    for stored in weights.tensors.values():
+        elements[stored.dtype] += stored.elements
     total = max(1, elements.total())
     seen.weights = {
         "files": [file.name for file in weights.files],

@@ -184,12 +184,12 @@ def _disk() -> list[Item]:
 
 
 def _products() -> list[Item]:
-    from xtune.model.load import choose_dtype
+    from xtune.model.devices import dtype_name
     from xtune.model.products import core_rates
 
     rates = core_rates()
     found = [Item(name, f"{rate / 1e9:.0f} GFLOP/s on a core of the CPU") for name, rate in rates.items()]
-    chosen = str(choose_dtype()).removeprefix("torch.")
+    chosen = dtype_name()
     return [*found, Item("model.dtype = auto", f"{chosen} on this machine's device")]
 
 

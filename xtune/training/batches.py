@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from xtune.data.batches.plan import Plan, SamplePlan, evenly
 from xtune.recipe.schema import Recipe
 from xtune.training.layout import Layout
@@ -35,7 +33,7 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class MicroBatches(torch.utils.data.Dataset):
+class MicroBatches:
     """Every forward pass of a run in order. Of each step, process p of n takes passes p, p + n, p + 2n …
 
     processes   n; with several, each has the same number of passes, the last of which may be empty. Those that share

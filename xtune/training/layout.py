@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from xtune.data.batches.collate import collate
+from xtune.data.batches.collate import arrange, tensors
 from xtune.data.encoding.encode import NO_LABEL, Encoded
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,16 @@ class Layout:
 
     def collate(self, texts: Sequence[Encoded]) -> dict[str, Any]:
         """The tensors of these texts (xtune.data.batches.collate), or of this process's stretch of their row."""
+        return tensors(self.arrange(texts))
+
+    def arrange(self, texts: Sequence[Encoded]) -> dict[str, Any]:
+        """The same as arrays."""
         if self.processes == 1:
-            return collate(texts, packing=self.packing, pad_id=self.pad_id)
+            return arrange(texts, packing=self.packing, pad_id=self.pad_id)
         if missing := -sum(map(len, texts)) % self.processes:
             ids = np.full(missing, self.pad_id, np.int32)
             texts = [*texts, Encoded(ids, ids * 0 + NO_LABEL)]
-        return _stretch(collate(texts, packing=True, pad_id=self.pad_id), self.process, self.processes)
+        return _stretch(arrange(texts, packing=True, pad_id=self.pad_id), self.process, self.processes)
 
     def empty(self, texts: Sequence[Encoded]) -> dict[str, Any]:
         """A pass in which nothing is learnt, so that all processes have as many."""
@@ -57,6 +63,8 @@ def _stretch(batch: dict[str, Any], number: int, of: int) -> dict[str, Any]:
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The batch, its tensors on a device."""
+    import torch
+
     return {
         name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
     }

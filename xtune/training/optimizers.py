@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from xtune.errors import RecipeError, ResourceError
+from xtune.model.devices import has_gpu
 from xtune.recipe.schema import Full, Lora, Train
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ GALORE_LAYERS = r".*(attn|attention|mlp|feed_forward).*"
 def check_optimizer(name: str, method: Full | Lora) -> None:
     """Raise ResourceError for an optimizer that this machine cannot run, RecipeError for one that does not go with the
     method, before a model is loaded."""
-    import torch
-
-    if name.startswith("paged") and not torch.cuda.is_available():
+    if name.startswith("paged") and not has_gpu():
         raise ResourceError(
             f"{name} moves its state between GPU and CPU, and there is no GPU.",
             where="train.optimizer",

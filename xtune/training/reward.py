@@ -8,19 +8,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
 from xtune.data.dataset import Dataset
 from xtune.data.encoding.encode import Encoded
-from xtune.errors import RecipeError
-from xtune.families import read_config
-from xtune.families.embedded import model_directory
-from xtune.families.reward import is_reward_config
-from xtune.model.reward import ending_at, read_token, scores
+from xtune.model.reward import ending_at, scores
 from xtune.recipe.data_schema import Source
 from xtune.recipe.objective_schema import Reward
-from xtune.recipe.schema import Recipe
-from xtune.run.target import scores_read_at
 from xtune.training.objective import Loss
 from xtune.training.reward_losses import barrier, focal_ranking_loss, ranking_loss
 
@@ -79,26 +71,3 @@ def domain_names(sources: Sequence[Source]) -> list[str]:
         taken = sum(name == short or name.startswith(f"{short} (") for name in names.values())
         names.setdefault(source.condition or source.path, f"{short} ({taken + 1})" if taken else short)
     return [names[source.condition or source.path] for source in sources]
-
-
-def check_base(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Refuse what cannot be learnt with this base: to write, with a reward model; to score, at an unknown token or at
-    another than the reward model that it is."""
-    objective = recipe.train.objective
-    base = model_directory(recipe.model.path)
-    if not isinstance(objective, Reward):
-        if is_reward_config(read_config(base)):
-            raise RecipeError(
-                "The base is a reward model: it scores answers, and cannot learn to write them.",
-                where="model.path",
-                fix='Use objective = "reward", or the language model that it was made of.',
-            )
-        return
-    token = read_token(tokenizer, objective.read_at)
-    before = read_token(tokenizer, scores_read_at(base))
-    if before not in (None, token):
-        raise RecipeError(
-            f"The base is a reward model whose scores are read at {tokenizer.convert_ids_to_tokens(before)}.",
-            where="train.objective.read_at",
-            fix=f"read_at = {tokenizer.convert_ids_to_tokens(before)!r}",
-        )

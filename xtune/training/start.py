@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, get_args
 
+from xtune.errors import RecipeError
 from xtune.families import find_family, read_config
 from xtune.families.choose_template import Choice, choose_template
 from xtune.families.embedded import model_directory
 from xtune.families.family import Options
+from xtune.families.reward import is_reward_config
 from xtune.families.tokenizer import declared_tokens, load_tokenizer
+from xtune.model.reward import read_token
 from xtune.recipe.objective_schema import Reward
 from xtune.recipe.schema import Full, Kernel, Model, Qlora, Recipe
+from xtune.run.target import scores_read_at
 from xtune.terminal import messages
 
 if TYPE_CHECKING:
@@ -30,6 +34,29 @@ def tokenizer_and_template(model: Model) -> tuple[PreTrainedTokenizerFast, Choic
         added_tokens=declared_tokens(tokenizer),
     )
     return tokenizer, choice
+
+
+def check_base(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuse what cannot be learnt with this base: to write, with a reward model; to score, at an unknown token or at
+    another than the reward model that it is."""
+    objective = recipe.train.objective
+    base = model_directory(recipe.model.path)
+    if not isinstance(objective, Reward):
+        if is_reward_config(read_config(base)):
+            raise RecipeError(
+                "The base is a reward model: it scores answers, and cannot learn to write them.",
+                where="model.path",
+                fix='Use objective = "reward", or the language model that it was made of.',
+            )
+        return
+    token = read_token(tokenizer, objective.read_at)
+    before = read_token(tokenizer, scores_read_at(base))
+    if before not in (None, token):
+        raise RecipeError(
+            f"The base is a reward model whose scores are read at {tokenizer.convert_ids_to_tokens(before)}.",
+            where="train.objective.read_at",
+            fix=f"read_at = {tokenizer.convert_ids_to_tokens(before)!r}",
+        )
 
 
 def trainable_model(recipe: Recipe) -> PreTrainedModel:

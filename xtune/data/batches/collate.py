@@ -11,25 +11,35 @@ Labels are -100 where there is no loss and at each sample's first token, which n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from xtune.data.encoding.encode import NO_LABEL, Encoded
 
-if TYPE_CHECKING:
-    import torch
-
 
 def collate(samples: Sequence[Encoded], *, packing: bool, pad_id: int) -> dict[str, Any]:
+    """What `arrange` makes, as tensors."""
+    return tensors(arrange(samples, packing=packing, pad_id=pad_id))
+
+
+def tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch whose arrays are tensors."""
+    import torch
+
+    return {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in batch.items()
+    }
+
+
+def arrange(samples: Sequence[Encoded], *, packing: bool, pad_id: int) -> dict[str, Any]:
     """The keyword arguments of a causal language model's forward pass, and its labels.
 
     input_ids, labels, position_ids: int64 [rows, tokens]; attention_mask (padded only): int64 [rows, tokens];
     sample_lengths (packed only): list of int; logits_to_keep: int64 [columns], the columns from which any row
     predicts a label, so that the output layer works on no other.
     """
-    import torch
-
     labels = [_labels(sample) for sample in samples]
     positions = [np.arange(len(sample)) for sample in samples]
     if packing:
@@ -46,7 +56,7 @@ def collate(samples: Sequence[Encoded], *, packing: bool, pad_id: int) -> dict[s
             "position_ids": _padded(positions, 0),
             "attention_mask": _padded([np.ones(len(sample)) for sample in samples], 0),
         }
-    batch["logits_to_keep"] = torch.nonzero((batch["labels"][:, 1:] != NO_LABEL).any(0)).squeeze(1)
+    batch["logits_to_keep"] = np.flatnonzero((batch["labels"][:, 1:] != NO_LABEL).any(0))
     return batch
 
 
@@ -56,16 +66,12 @@ def _labels(sample: Encoded) -> np.ndarray:
     return labels
 
 
-def _row(arrays: Sequence[np.ndarray]) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.concatenate(arrays).astype(np.int64))[None]
+def _row(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays).astype(np.int64)[None]
 
 
-def _padded(arrays: Sequence[np.ndarray], fill: int) -> torch.Tensor:
-    import torch
-
+def _padded(arrays: Sequence[np.ndarray], fill: int) -> np.ndarray:
     rows = np.full((len(arrays), max(map(len, arrays))), fill, dtype=np.int64)
     for row, array in zip(rows, arrays, strict=True):
         row[: len(array)] = array
-    return torch.from_numpy(rows)
+    return rows

@@ -7,14 +7,25 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from xtune.errors import UsageError
-from xtune.families import read_layout, read_native_config
+from xtune.families import read_config, read_layout, read_native_config
 from xtune.families.family import Layout, Options
 from xtune.families.layout import Fused, heads, native_name
 from xtune.model.health import Weights as WeightFiles
 from xtune.model.health import meta_model, read_weights
+
+_PLAIN = {"llama", "qwen2"}  # whose heads divide the hidden size, unless head_dim says otherwise
+_SAID = {
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+}
 
 Shape = tuple[int, ...]
 _NO_WEIGHTS = r"\.inv_freq$|\.masked_bias$|\.attn\.bias$"
@@ -65,8 +76,7 @@ class Architecture:
 def read_architecture(directory: Path, options: Options) -> Architecture:
     """Of a model directory, without its weights, which need not be there. Raises UsageError for what is no model."""
     layout = read_layout(directory, options)
-    config = layout.native_config if layout else read_native_config(directory, options)
-    config = config.get_text_config()
+    config = layout.native_config.get_text_config() if layout else _native(directory, options)
     tied = bool(getattr(config, "tie_word_embeddings", False))
     weights = read_weights(directory)
     shapes = _shapes(directory, layout, options, config, weights)
@@ -100,10 +110,17 @@ def read_architecture(directory: Path, options: Options) -> Architecture:
     )
 
 
+def _native(directory: Path, options: Options) -> Any:
+    """config.json, by transformers' class for it unless it says all itself: importing one takes two seconds."""
+    config = read_config(directory)
+    known = config.get("model_type") in _PLAIN and config.keys() >= _SAID and not options.rope_scaling
+    return SimpleNamespace(**config) if known else read_native_config(directory, options).get_text_config()
+
+
 def _stored(weights: WeightFiles) -> tuple[int, int]:
     sizes = Counter()
     for tensor in weights.tensors.values():
-        sizes[tensor.dtype.itemsize] += tensor.nbytes
+        sizes[tensor.itemsize] += tensor.elements * tensor.itemsize
     return (sizes.total(), sizes.most_common(1)[0][0]) if sizes else (0, 0)
 
 

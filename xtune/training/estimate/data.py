@@ -100,7 +100,7 @@ def largest_pass(recipe: Recipe, preparation: Preparation, *, on_cpu: bool) -> P
     texts = [text for sample in longest_pass(passes) for text in preparation.dataset.texts(sample)]
     if answers := getattr(objective, "completions", 0):
         texts = [_answered(text, objective.max_new_tokens) for text in texts for _ in range(answers)]
-    batch, lengths = layout.collate(texts), [len(text) for text in texts]
+    batch, lengths = layout.arrange(texts), [len(text) for text in texts]
     rows, tokens = batch["input_ids"].shape
     return Pass(
         rows=rows,

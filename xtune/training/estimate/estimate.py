@@ -11,7 +11,9 @@ import numpy as np
 from xtune.data.batches.plan import SamplePlan
 from xtune.families.embedded import model_directory
 from xtune.families.family import Options
+from xtune.model.devices import choose_device, dtype_name, has_gpu
 from xtune.recipe.schema import Full, Lora, Qlora, Recipe
+from xtune.run.memory import free_memory, free_ram
 from xtune.training.estimate.architecture import Architecture, read_architecture
 from xtune.training.estimate.data import Sampled, largest_pass, sampled
 from xtune.training.estimate.memory import Memory, Pass, computing, memory
@@ -83,16 +85,13 @@ class Estimate:
 
 def this_device(recipe: Recipe) -> Device:
     """The one that a run would take here."""
+    dtype = dtype_name(recipe.model.dtype)
+    if not has_gpu():
+        return Device("this CPU", False, free_ram(), True, dtype)
     import torch
 
-    from xtune.model.load import choose_device, choose_dtype
-    from xtune.run.memory import free_memory
-
-    name = choose_device()
-    on_gpu = name != "cpu"
-    told = torch.cuda.get_device_name(name) if on_gpu else "this CPU"
-    dtype = str(choose_dtype(recipe.model.dtype)).removeprefix("torch.")
-    return Device(told, on_gpu, free_memory(torch.device(name)), True, dtype)
+    gpu = torch.device(choose_device())
+    return Device(torch.cuda.get_device_name(gpu), True, free_memory(gpu), True, dtype)
 
 
 def a_gpu(recipe: Recipe, gibibytes: float) -> Device:

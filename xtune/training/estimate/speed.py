@@ -6,6 +6,8 @@ from math import prod
 
 import numpy as np
 
+from xtune.model.devices import threads
+from xtune.model.products import core_rates
 from xtune.recipe.schema import Full
 from xtune.training.estimate.architecture import Architecture
 from xtune.training.estimate.trained import Weights
@@ -44,15 +46,11 @@ def operations(
 
 def operations_a_second(of: Architecture, dtype: str, *, on_gpu: bool) -> float:
     """That training reaches on this machine's device, measured the first time (xtune.model.products)."""
-    import torch
-
-    from xtune.model.products import core_rates
-
     if on_gpu:
         return _SHARE_ON_GPU * _gpu_rate()
     known = sorted(_SHARES)
     share = np.interp(np.log(of.parameters), np.log(known), [_SHARES[size] for size in known])
-    return float(share) * core_rates()[dtype] * torch.get_num_threads()
+    return float(share) * core_rates()[dtype] * threads()
 
 
 def _gpu_rate() -> float:
