@@ -74,9 +74,9 @@ def test_interrupted_answer_stays_as_far_as_it_was_written(tiny_chat):
     class Interrupting(Silent):
         text = ""
 
-        def answer(self, text):
-            self.text = text
-            if len(text) > 5 and not self.ended:
+        def answer(self, said):
+            self.text = said.content
+            if len(self.text) > 5 and not self.ended:
                 self.ended = True
                 raise KeyboardInterrupt
 

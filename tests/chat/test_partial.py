@@ -1,14 +1,16 @@
-"""What is shown of an answer while it is written, in every format that has calls or thinking."""
+"""What is certain of an answer while it is written, in every format that has calls or thinking."""
 
 from __future__ import annotations
 
 import pytest
 
-from xtune.chat.partial import read_answer, shown, thinking_apart, whole
+from xtune.chat.partial import so_far, whole
+from xtune.chat.show import parts
 from xtune.messages import Message
 from xtune.templates.catalog import TEMPLATES
 from xtune.templates.render import render
 from xtune.templates.template import find_template
+from xtune.templates.tool_calls import ParsedAnswer
 
 CALL = ({"name": "calculator", "arguments": {"expression": "1 < 2"}},)
 TOOL = {"type": "function", "function": {"name": "calculator", "description": "sums", "parameters": {}}}
@@ -44,37 +46,51 @@ def test_nothing_of_a_call_is_shown_and_nothing_shown_is_taken_back(name):
             )
         else:
             text = written(name, message)
-        parsed = read_answer(text, template, tools=True)
-        assert (parsed.content.strip(), parsed.calls) == (message.content, message.tool_calls)
+        parsed = whole(text, template, tools=True)
+        assert (parsed.content, parsed.calls) == (message.content, message.tool_calls)
         assert parsed.reasoning == message.reasoning
-        final = whole(text, parsed, template, tools=True)
-        before = ""
+        before = ParsedAnswer("")
         for end in range(len(text) + 1):
-            now = shown(text[:end], template, tools=True)
-            assert now.startswith(before)
-            assert final.startswith(now.rstrip())
+            now = so_far(text[:end], template, tools=True)
+            for part, earlier, final in zip(parts(now), parts(before), parts(parsed), strict=True):
+                assert part.startswith(earlier)
+                assert final.startswith(part)
             before = now
-        assert thinking_apart(final, template)[1].strip() == message.content
+        if not message.tool_calls:
+            # behind its last letter, with which a control token might have begun
+            assert so_far(text + "\n", template, tools=True) == parsed
 
 
 @pytest.mark.parametrize("name", WITH_TOOLS)
 def test_without_tools_all_is_words(name):
     template = find_template(name)
     text = '{"name": "f", "parameters": {}}\n<tool_call>\n{"a": 1}'
-    assert read_answer(text, template).content == shown(text, template) == text
-    assert read_answer(text, template).calls == ()
+    assert whole(text, template) == so_far(text, template) == ParsedAnswer(text)
 
 
 @pytest.mark.parametrize("name", ["chatglm3", "glm4"])
 def test_the_line_break_that_glm_begins_with_is_no_part_of_its_answer(name):
     template = find_template(name)
-    assert [shown(text, template) for text in ("", "\n", "\n Hi", "\n Hi\n")] == ["", "", "Hi", "Hi\n"]
-    assert read_answer("\n Hi", template).content == "Hi"
+    written = [so_far(text, template).content for text in ("", "\n", "\n Hi", "\n Hi\n")]
+    assert written == ["", "", "Hi", "Hi\n"]
+    assert whole("\n Hi", template).content == "Hi"
 
 
-def test_thinking_that_was_cut_short():
+@pytest.mark.parametrize("tools", [False, True])
+def test_thinking_that_was_cut_short(tools):
     template = find_template("qwen3")
-    parsed = read_answer("<think>\nLet me see", template)
-    assert (parsed.reasoning, parsed.content) == ("Let me see", "")
-    assert thinking_apart("<thi", template) == ("", "")
-    assert thinking_apart("<think>\nLet me see\n</think>\n\nYes", template) == ("Let me see", "Yes")
+    assert whole("<think>\nLet me see", template, tools) == ParsedAnswer("", "Let me see")
+    assert so_far("<thi", template, tools) == ParsedAnswer("")
+    assert so_far("<think>\nLet me see\n</thi", template, tools) == ParsedAnswer("", "Let me see")
+    ended = ParsedAnswer("Yes", "Let me see")
+    assert so_far("<think>\nLet me see\n</think>\n\nYes", template, tools) == ended
+
+
+def test_a_final_answer_comes_as_it_is_written_and_is_the_last_word():
+    template = find_template("qwen")
+    text = "Thought: I know.\nFinal Answer: It is 4."
+    assert so_far(text, template, tools=True) == whole(text, template, tools=True) == ParsedAnswer("It is 4.")
+    text += "\nAction: calculator\nAction Input: {}"
+    assert whole(text, template, tools=True).calls == ()
+    assert so_far("It is", template, tools=True).content == "It is"
+    assert so_far("Thou", template, tools=True).content == ""

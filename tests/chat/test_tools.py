@@ -165,8 +165,8 @@ class Kept(Silent):
     def __init__(self):
         self.told = []
 
-    def answer(self, text):
-        self.text = text
+    def answer(self, said):
+        self.text = said.content
 
     def end(self):
         self.told.append(self.text)

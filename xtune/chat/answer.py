@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from xtune.chat.conversation import Settings
 from xtune.chat.generate import generate
-from xtune.chat.partial import read_answer, shown, whole
+from xtune.chat.partial import as_words, so_far, whole
 from xtune.chat.tools import Tool, run_call
 from xtune.errors import DataError, ResourceError, UsageError
 from xtune.messages import Message
@@ -42,7 +42,7 @@ class Chat:
 class Show(Protocol):
     """Where a turn is shown as it is written."""
 
-    def answer(self, text: str) -> None:
+    def answer(self, said: ParsedAnswer) -> None:
         """What is written so far of this answer."""
 
     def end(self) -> None:
@@ -89,11 +89,11 @@ def answer(
             text, number, stopped_by = _write(chat, [*asked, *said], settings, show, tools)
             tokens += number
             try:
-                parsed = read_answer(text, chat.template, bool(tools))
+                parsed = whole(text, chat.template, bool(tools))
             except DataError:
-                parsed = ParsedAnswer(text)
+                parsed = as_words(text, chat.template)
                 stopped_by = "bad_call" if stopped_by == "stop" else stopped_by
-            show.answer(whole(text, parsed, chat.template, bool(tools)))
+            show.answer(parsed)
             show.end()
             if not text and stopped_by == "interrupt":
                 break
@@ -140,7 +140,7 @@ def _write(
                 except StopIteration as end:
                     stopped_by = end.value
                     break
-                show.answer(shown(text, chat.template, bool(tools)))
+                show.answer(so_far(text, chat.template, bool(tools)))
     except KeyboardInterrupt:
         pass
     except (RuntimeError, MemoryError) as error:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from xtune.chat.answer import Chat
 from xtune.chat.load import load_chat
-from xtune.chat.partial import thinking_apart
-from xtune.chat.show import Drawing, Silent, markdown
+from xtune.chat.show import Drawing, Silent, markdown, parts
 from xtune.errors import UsageError
 from xtune.families.embedded import model_directory
 from xtune.families.tokenizer import load_tokenizer
 from xtune.run.target import Target, find_target
+from xtune.templates.tool_calls import ParsedAnswer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,12 +51,13 @@ class Columns(Silent):
 
     def __init__(self, console: Console, chats: Sequence[Chat]) -> None:
         self.console, self.chats = console, chats
-        self.texts = [""] * len(chats)
+        self.parts = [("", "")] * len(chats)
+        """Thinking and the answer of each."""
         self.number = 0
         self.drawing = Drawing(console)
 
-    def answer(self, text: str) -> None:
-        self.texts[self.number] = text.replace("\x1b", "␛")
+    def answer(self, said: ParsedAnswer) -> None:
+        self.parts[self.number] = parts(said)
         if self.drawing.due():
             self.drawing.draw(self._table())
 
@@ -66,7 +67,7 @@ class Columns(Silent):
 
     def close(self) -> None:
         self.drawing.close()
-        if any(self.texts):
+        if any(map(any, self.parts)):
             self.console.print(self._table())
             self.console.print()
 
@@ -79,8 +80,7 @@ class Columns(Silent):
         for chat in self.chats:
             table.add_column(Text(chat.name, style="bold"), ratio=1, overflow="fold")
         cells = []
-        for chat, text in zip(self.chats, self.texts, strict=True):
-            thinking, said = thinking_apart(text, chat.template)
+        for thinking, said in self.parts:
             cells.append(Group(*([Text(thinking, style="dim italic")] if thinking else []), markdown(said)))
         table.add_row(*cells)
         return table

@@ -11,6 +11,7 @@ from xtune.data.encoding.encode import encode, vocabulary_of
 from xtune.errors import UsageError
 from xtune.messages import Message
 from xtune.templates.template import Template
+from xtune.templates.tool_calls import STOP_STRINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -49,17 +50,12 @@ def generate(
     prompt = encode(
         messages, tokenizer=tokenizer, template=template, tools=tools or None, add_generation_prompt=True
     )
-    room = context(model) - len(prompt)
-    if room < 1:
-        raise UsageError(
-            f"The conversation is {len(prompt)} tokens long; the model reads at most {context(model)}.",
-            fix="Ask less at once; in a chat, /undo takes the last turn back and /reset starts over.",
-        )
+    room = room_for_answer(model, len(prompt))
     ids = torch.from_numpy(prompt.input_ids.astype("int64"))[None].to(model.device)
     written = [] if written is None else written
     sampled = temperature >= 1e-3
-    if tools and template.tool_calls == "react":  # what a call ends with is no token there
-        stop_words = [*stop_words, "Observation:"]
+    if tools:
+        stop_words = [*stop_words, *STOP_STRINGS.get(template.tool_calls or "", ())]
     stops = stop_ids(tokenizer, template)
     cancelled = Event()
     failure: list[BaseException] = []
@@ -149,6 +145,16 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> list[int
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
     return list(dict.fromkeys(ids))
+
+
+def room_for_answer(model: PreTrainedModel, prompt: int) -> int:
+    """Tokens that an answer may have after so many. Raises UsageError where there is no room for one."""
+    if prompt < context(model):
+        return context(model) - prompt
+    raise UsageError(
+        f"The conversation is {prompt} tokens long; the model reads at most {context(model)}.",
+        fix="Ask less at once; in a chat, /undo takes the last turn back and /reset starts over.",
+    )
 
 
 def context(model: PreTrainedModel) -> int:

@@ -1,7 +1,8 @@
-"""An answer while it is written: what of it can be shown already, and what it is when it is whole."""
+"""An answer while it is written: what of it is certain already, and what it is when it is whole."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from xtune.chat.generate import begun
@@ -9,57 +10,72 @@ from xtune.templates.template import Template
 from xtune.templates.tool_calls import ParsedAnswer, parse_tool_calls
 
 _CALL_BEGINS = {
-    "internlm2": ("<|action_start|>",),
-    "hermes": ("<tool_call>",),
-    "chatglm3": ("<|assistant|>",),
-    "glm4": ("<|assistant|>",),
+    "internlm2": r"<\|action_start\|>",
+    "hermes": r"<tool_call>",
+    "chatglm3": r"<\|assistant\|>|\A[^\S\n]*\S",  # an answer begins with an empty line, a call with a name
+    "glm4": r"<\|assistant\|>|\A[^\S\n]*\S",
+    "llama3_1": r"\A\s*(?:\{|<\|python_tag\|>)",
 }
+"""Where a call may begin, by Template.tool_calls: from there on nothing is certain before the end."""
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
-def shown(text: str, template: Template, tools: bool = False) -> str:
-    """What of an answer, as far as it is written, is for people: without calls, and what may be one.
+def so_far(text: str, template: Template, tools: bool = False) -> ParsedAnswer:
+    """What is certain of an answer, as far as it is written: of a longer part of it that is the same and more.
 
-    Of a longer part of the same answer it is the same and more.
+    tools   whether the model was shown any; then `text` has its control tokens
     """
-    if template.tool_calls in ("chatglm3", "glm4"):
-        if tools and (not text or not text[0].isspace()):  # the first line may be the name of a tool
-            return ""
-        text = text.lstrip()  # GLM begins with a line break, which is no part of its answer
-    if not tools:
-        return text
-    if template.tool_calls == "llama3_1" and text.lstrip()[:1] in ("", "{", "<"):
-        return ""
-    if template.tool_calls == "react":
-        return "" if "\nFinal Answer:" not in text else text.partition("\nFinal Answer:")[2].lstrip()
-    marks = _CALL_BEGINS.get(template.tool_calls, ())
-    places = [place for mark in marks if (place := text.find(mark)) >= 0]
-    return text[: min(places)].rstrip() if places else text[: len(text) - begun(text, marks)].rstrip()
+    if _thinks(template) and _OPEN.startswith(text):
+        return ParsedAnswer("")
+    reasoning, content = _thinking_apart(text, template)
+    if tools and template.tool_calls:
+        return ParsedAnswer(_before_a_call(content, template).strip(), reasoning)
+    return ParsedAnswer(_words(content, template), reasoning)
 
 
-def whole(text: str, answer: ParsedAnswer, template: Template, tools: bool = False) -> str:
-    """What `shown` comes to when the answer is whole, and read."""
-    if not tools:
-        return shown(text, template)
-    if template.tool_calls not in ("hermes", "internlm2"):
-        return answer.content
-    return shown(text, template, tools) if answer.calls else text
-
-
-def thinking_apart(text: str, template: Template) -> tuple[str, str]:
-    """(thinking, answer) of what is shown, where the format has thinking; it may not be closed yet."""
-    if "<think>" not in template.guarded_tokens or not text.startswith(_OPEN[: len(text)]):
-        return "", text
-    if len(text) < len(_OPEN):
-        return "", ""
-    inside, _, rest = text.removeprefix(_OPEN).partition(_CLOSE)
-    return inside.strip("\n"), rest.lstrip("\n")
-
-
-def read_answer(text: str, template: Template, tools: bool = False) -> ParsedAnswer:
+def whole(text: str, template: Template, tools: bool = False) -> ParsedAnswer:
     """A whole answer in its parts. Raises DataError for a call that cannot be read."""
-    if "<think>" in template.guarded_tokens and text.startswith(_OPEN) and _CLOSE not in text:
-        return ParsedAnswer("", thinking_apart(text, template)[0])  # cut short
-    if tools:
-        return parse_tool_calls(text, template)
-    return parse_tool_calls(shown(text, template), replace(template, tool_calls=None))
+    cut_short = _thinks(template) and text.startswith(_OPEN) and _CLOSE not in text
+    if not tools or not template.tool_calls or cut_short:
+        return as_words(text, template)
+    parsed = parse_tool_calls(text, template)
+    return replace(parsed, content=parsed.content.strip())
+
+
+def as_words(text: str, template: Template) -> ParsedAnswer:
+    """A whole answer in which no calls are looked for."""
+    reasoning, content = _thinking_apart(text, template, ended=True)
+    return ParsedAnswer(_words(content, template), reasoning)
+
+
+def _thinks(template: Template) -> bool:
+    return _OPEN in template.guarded_tokens
+
+
+def _thinking_apart(text: str, template: Template, ended: bool = False) -> tuple[str | None, str]:
+    """Thinking before the answer, and the answer."""
+    if not _thinks(template) or not text.startswith(_OPEN):
+        return None, text
+    inside, closed, content = text.removeprefix(_OPEN).partition(_CLOSE)
+    if not closed and not ended:
+        inside = inside[: len(inside) - begun(inside, [_CLOSE])]
+    return inside.strip("\n") or None, content.lstrip("\n")
+
+
+def _before_a_call(content: str, template: Template) -> str:
+    """What comes before anything that may be a call."""
+    if template.tool_calls == "react":
+        if content[:1] not in ("", " ") and not content.startswith("Thought:"[: len(content)]):
+            return content  # the model keeps to no form
+        thought, ended, answer = content.partition("\nFinal Answer:")
+        return answer if ended and "\nAction:" not in thought else ""
+    call = re.search(_CALL_BEGINS[template.tool_calls], content)
+    # control tokens may come in pieces
+    return content[
+        : call.start() if call else len(content) - begun(content, ("<tool_call>", *template.guarded_tokens))
+    ]
+
+
+def _words(content: str, template: Template) -> str:
+    """Without white space before it that may be the format's own: GLM begins an answer with a line break."""
+    return content.lstrip() if template.tool_calls else content

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from xtune.chat.partial import thinking_apart
 from xtune.chat.terminal import unechoed
-from xtune.templates.template import Template
+from xtune.templates.tool_calls import ParsedAnswer
 from xtune.terminal import messages
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 class Silent:
     """Shows nothing: for what is told when the turn is over."""
 
-    def answer(self, text: str) -> None: ...
+    def answer(self, said: ParsedAnswer) -> None: ...
 
     def end(self) -> None: ...
 
@@ -34,22 +33,32 @@ class Silent:
 
 
 class Plain(Silent):
-    """The model's text on stdout as it comes; calls and results on stderr."""
+    """The answer on stdout as it comes; thinking, calls and results on stderr."""
 
     def __init__(self) -> None:
         self.sent = 0
+        self.thinking = ""
         self.lines = 0
 
-    def answer(self, text: str) -> None:
-        sys.stdout.write(text[self.sent :])
+    def answer(self, said: ParsedAnswer) -> None:
+        self.thinking = said.reasoning or ""
+        if said.content and not self.sent:
+            self._tell_thinking()
+        sys.stdout.write(said.content[self.sent :])
         sys.stdout.flush()
-        self.sent = max(self.sent, len(text))
+        self.sent = max(self.sent, len(said.content))
 
     def end(self) -> None:
         if self.sent:
             print(flush=True)
             self.lines += 1
+        else:
+            self._tell_thinking()
         self.sent = 0
+
+    def _tell_thinking(self) -> None:
+        if self.thinking:
+            say(self.thinking + "\n")
 
     def call(self, call: Mapping) -> None:
         say(call_text(call))
@@ -114,27 +123,28 @@ class Rendered(Silent):
     """Markdown rendered as it comes, thinking dim. What is finished is printed for good; only the block that is being
     written is drawn anew."""
 
-    def __init__(self, console: Console, template: Template) -> None:
-        self.console, self.template = console, template
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.drawing: Drawing | None = None
-        self.text = ""
+        self.parts = ("", "")
+        """Thinking, and the answer."""
         self.printed = [0, 0]
         """Characters of thinking and of the answer that are printed for good."""
 
-    def answer(self, text: str) -> None:
+    def answer(self, said: ParsedAnswer) -> None:
         self.drawing = self.drawing or Drawing(self.console)
-        self.text = text.replace("\x1b", "␛")
+        self.parts = parts(said)
         if self.drawing.due():
-            thinking, said = self._parts()
-            self._print(0, thinking, len(thinking) if said else thinking.rfind("\n") + 1)
-            self._print(1, said, self.printed[1] + finished(said[self.printed[1] :]))
-            self.drawing.draw(self._rendered(1, said) if said else self._rendered(0, thinking))
+            thinking, answer = self.parts
+            self._print(0, thinking, len(thinking) if answer else thinking.rfind("\n") + 1)
+            self._print(1, answer, self.printed[1] + finished(answer[self.printed[1] :]))
+            self.drawing.draw(self._rendered(1, answer) if answer else self._rendered(0, thinking))
 
     def end(self) -> None:
         if self.drawing is None:
             return
         self.drawing.draw("")
-        for kind, part in enumerate(self._parts()):
+        for kind, part in enumerate(self.parts):
             self._print(kind, part, len(part))
         self.drawing.close()
         self.drawing, self.printed = None, [0, 0]
@@ -144,9 +154,6 @@ class Rendered(Silent):
 
     def result(self, text: str) -> None:
         self.console.print(result_text(text) + "\n", style="dim", markup=False, highlight=False)
-
-    def _parts(self) -> tuple[str, str]:
-        return thinking_apart(self.text, self.template)
 
     def _print(self, kind: int, part: str, end: int) -> None:
         if part[self.printed[kind] : end].strip():
@@ -160,6 +167,11 @@ class Rendered(Silent):
 
         text = part[self.printed[kind] :]
         return markdown(text) if kind else Text(text, style="dim italic")
+
+
+def parts(said: ParsedAnswer) -> tuple[str, str]:
+    """Thinking and the answer, without what a terminal would take for commands."""
+    return tuple((text or "").replace("\x1b", "␛") for text in (said.reasoning, said.content))
 
 
 def markdown(text: str) -> RenderableType:

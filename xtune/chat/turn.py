@@ -50,7 +50,7 @@ def take_turn(
                 columns.begin(number)
             elif len(session.chats) > 1 and not session.as_json:
                 print(f"--- {chat.name}", flush=True)
-            show = columns or _show(session, chat)
+            show = columns or _show(session)
             asked = conversation.asked(prompt)
             try:
                 turn = answer(chat, asked, conversation.settings, show, session.tools, allowed)
@@ -75,14 +75,14 @@ def take_turn(
     ], turns
 
 
-def _show(session: Session, chat: Chat) -> Silent:
+def _show(session: Session) -> Silent:
     if session.as_json:
         return Silent()
     if not sys.stdout.isatty() or is_dumb():
         return Plain()
     from rich.console import Console
 
-    return Rendered(Console(), chat.template)
+    return Rendered(Console())
 
 
 def _columns(session: Session) -> Columns | None:

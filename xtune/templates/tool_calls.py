@@ -154,7 +154,7 @@ def _react(text: str) -> tuple[str, list[Call]]:
         return text, []
     text = text.removeprefix("Thought:")
     thought, action, call = text.partition("\nAction:")
-    if action:
+    if action and "\nFinal Answer:" not in thought:
         name, given, arguments = call.partition("\nAction Input:")
         if not given:
             raise _malformed("an Action has no Action Input", call)
@@ -174,6 +174,8 @@ PARSERS: dict[str, Callable[[str], tuple[str, list[Call]]]] = {
     "react": _react,
 }
 """What Template.tool_calls may name."""
+STOP_STRINGS: dict[str, tuple[str, ...]] = {"react": ("\nObservation:",)}
+"""What ends a call of formats that have no token for it: behind it a model would make up the result."""
 
 
 def _before(text: str, token: str) -> tuple[str, int, list[Call]]:
