@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from xtune.chat.reward import ready
 from xtune.convert.adapted import Adapted, base_of
-from xtune.convert.compare import ANSWER_TOKENS, Behaviour, largest_difference, logits_of, observe
+from xtune.convert.compare import (
+    ANSWER_TOKENS,
+    Behaviour,
+    largest_difference,
+    logits_of,
+    observe,
+    same_answers,
+)
 from xtune.convert.nf4 import Nf4
 from xtune.convert.shards import Merging
 from xtune.convert.weights import StoredWeights
@@ -22,8 +29,9 @@ from xtune.errors import UsageError
 from xtune.families import read_layout
 from xtune.families.family import Options
 from xtune.messages import Message
+from xtune.model.devices import choose_device
 from xtune.model.health import check_tensors, meta_model, read_weights
-from xtune.model.load import choose_device, load_model
+from xtune.model.load import load_model
 from xtune.run.memory import free_memory
 from xtune.run.target import Target
 from xtune.terminal import progress
@@ -123,7 +131,6 @@ class Before:
     """What the base with the adapters beside it says; of a reward model, the scores."""
 
     device: str
-    prompts: Sequence[Sequence[int]]
     behaviour: Behaviour | None = None
     effect: float = 0.0
     in_training: list[Tensor] | None = None
@@ -162,7 +169,7 @@ def observe_before(
         _round(model, into)
     put_beside(model, adapted)
     if target.reward:
-        return Before(device, prompts, scores=_scores(model, target, tokenizer))
+        return Before(device, scores=_scores(model, target, tokenizer))
     pad = tokenizer.pad_token_id
     behaviour = observe(model, prompts, stops=stops, pad=pad)
     with without_adapters(model):
@@ -171,7 +178,7 @@ def observe_before(
     if trained_beside:
         _round(model, trained_beside)
         in_training = logits_of(model, behaviour.texts, pad)
-    return Before(device, prompts, behaviour, effect, in_training)
+    return Before(device, behaviour, effect, in_training)
 
 
 def _round(model: PreTrainedModel, nf4: Nf4) -> None:
@@ -186,7 +193,6 @@ def check_loaded(
     target: Target,
     before: Before,
     tokenizer: PreTrainedTokenizerFast,
-    stops: Sequence[int],
 ) -> LogitsCheck | ScoresCheck:
     """Load the merged model from `directory` in float32, and compare: what differs comes of rounding alone."""
     model = load_model(directory, dtype="float32", device=before.device, options=options)
@@ -195,11 +201,10 @@ def check_loaded(
         difference = max(abs(one - other) for one, other in zip(before.scores, after, strict=True))
         return ScoresCheck(len(after), difference, min(before.scores), max(before.scores))
     expected = before.behaviour
-    after = observe(model, before.prompts, stops=stops, pad=tokenizer.pad_token_id, texts=expected.texts)
-    same = sum(one == other for one, other in zip(expected.answers, after.answers, strict=True))
-    difference = largest_difference(expected.logits, after.logits)
-    trained = None if before.in_training is None else largest_difference(before.in_training, after.logits)
-    return LogitsCheck(len(after.answers), same, difference, before.effect, trained)
+    logits = logits_of(model, expected.texts, tokenizer.pad_token_id)
+    difference = largest_difference(expected.logits, logits)
+    trained = None if before.in_training is None else largest_difference(before.in_training, logits)
+    return LogitsCheck(len(logits), same_answers(expected, logits), difference, before.effect, trained)
 
 
 def check_layers(directory: Path, options: Options, merging: Merging, again: Adapted) -> LayersCheck:

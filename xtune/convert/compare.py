@@ -28,20 +28,21 @@ class Behaviour:
 
 
 def observe(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    *,
-    stops: Sequence[int],
-    pad: int,
-    texts: list[list[int]] | None = None,
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, stops: Sequence[int], pad: int
 ) -> Behaviour:
-    """Let a model answer prompts (token ids) in one batch.
-
-    texts   whose logits to take; None: of the prompts with the model's own answers
-    """
+    """Let a model answer prompts (token ids) in one batch."""
     answers = _greedy(model, prompts, stops, pad)
-    texts = texts or [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     return Behaviour(texts, answers, logits_of(model, texts, pad))
+
+
+def same_answers(expected: Behaviour, logits: Sequence[torch.Tensor]) -> int:
+    """How many of the answers a model with these logits at the same texts would give too: those of which each token is
+    its likeliest after the ones before."""
+    return sum(
+        row[-len(answer) - 1 : -1].argmax(-1).tolist() == answer
+        for answer, row in zip(expected.answers, logits, strict=True)
+    )
 
 
 def largest_difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:

@@ -39,9 +39,9 @@ from xtune.families.tokenizer import load_tokenizer
 from xtune.home import new_directory
 from xtune.json_file import read_json_if_there, write_json
 from xtune.messages import Message
+from xtune.model.devices import choose_dtype
 from xtune.model.health import meta_model
 from xtune.model.libraries import import_libraries
-from xtune.model.load import choose_dtype
 from xtune.run.directory import Run, is_run
 from xtune.run.target import NOTE, Target, check_base, find_target, read_note
 from xtune.terminal import messages, quiet_libraries
@@ -146,7 +146,7 @@ def merge(
         _note_adapters(work, targets, weights, base_weights)
         options = Options() if native else replace(target.options, rope_scaling=None)
         if before:
-            check = check_loaded(work, options, target, before, tokenizer, stops)
+            check = check_loaded(work, options, target, before, tokenizer)
         else:
             check = check_layers(work, options, merging, read())
         dtype, size = dtype_on_disk(work), size_on_disk(work)

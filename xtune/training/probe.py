@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from queue import Queue
 from typing import TYPE_CHECKING
 
-from xtune.chat.generate import generate
+from xtune.chat.generate import room_for_answer, stop_ids
+from xtune.data.encoding.encode import encode
 from xtune.messages import Message
 from xtune.ranks import rank
 from xtune.recipe.schema import Probe
@@ -20,21 +22,42 @@ FILE = "probe.json"
 def answer_probes(
     probe: Probe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, template: Template
 ) -> list[str]:
-    """The greedy answer to each prompt."""
+    """The greedy answer to each prompt, all of them written together."""
+    from xtune.serve.engine import ROWS, Engine, Job
+    from xtune.serve.sampling import Sampling
+
     model.eval()
+    if not probe.prompts:
+        return []
     system = [Message("system", probe.system)] if probe.system else []
-    return [
-        "".join(
-            generate(
-                model,
-                tokenizer,
-                template,
-                [*system, Message("user", prompt)],
-                max_new_tokens=probe.max_new_tokens,
-            )
-        ).strip()
-        for prompt in probe.prompts
+    stops = frozenset(stop_ids(tokenizer, template))
+    adapter = model.active_adapter if hasattr(model, "peft_config") else None
+    ended: Queue[str | Exception] = Queue()
+    jobs = []
+    for question in probe.prompts:
+        messages = [*system, Message("user", question)]
+        prompt = encode(
+            messages, tokenizer=tokenizer, template=template, add_generation_prompt=True
+        ).input_ids
+        most = min(probe.max_new_tokens, room_for_answer(model, len(prompt)))
+        jobs.append(
+            Job(prompt, Sampling(most, temperature=0), stops, lambda _: False, ended.put, adapter=adapter)
+        )
+    engine = Engine(model)
+    try:
+        for start in range(0, len(jobs), ROWS):
+            together = jobs[start : start + ROWS]
+            engine.submit(*together)
+            for _ in together:
+                if isinstance(end := ended.get(), Exception):
+                    raise end
+    finally:
+        engine.stop()
+    texts = [
+        tokenizer.decode([token for token in job.tokens if token not in stops], skip_special_tokens=True)
+        for job in jobs
     ]
+    return [text.rstrip("\ufffd").strip() for text in texts]
 
 
 def probe_before(
