@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import resource
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +19,23 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    return free_ram()
+
+
+def free_ram() -> int:
+    """Bytes that this process can still take of the machine's memory, within the limits of its container."""
     import psutil
 
     return min([psutil.virtual_memory().available, *container_memory()])
+
+
+def largest_resident_size() -> int:
+    """Bytes: the most that this process has had of the machine's memory."""
+    if sys.platform == "linux":  # where ru_maxrss begins with that of the process which started this one
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M):
+            return int(found[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def container_memory(

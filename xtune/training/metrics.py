@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from transformers import TrainerCallback
 
 from xtune.data.batches.plan import Plan
 from xtune.run.curve import judged_by
+from xtune.run.memory import largest_resident_size
 from xtune.terminal import messages, progress
 from xtune.training.json_lines import append, keep_until
 from xtune.training.report_to import Logs
@@ -96,8 +96,4 @@ def _shown(line: dict[str, Any]) -> list[str]:
 
 
 def _peak_memory() -> int:
-    """Bytes: the GPU's where there is one, else the process's largest resident size."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else largest_resident_size()

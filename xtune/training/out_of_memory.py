@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xtune.data.batches.plan import SamplePlan
-from xtune.model.load import is_out_of_memory
-from xtune.recipe.schema import Full, Lora, Qlora, Recipe
+from xtune.data.batches.plan import Plan, SamplePlan
+from xtune.recipe.schema import Recipe
 from xtune.terminal import messages
-from xtune.training.batches import MicroBatches, longest_pass
-from xtune.training.deepspeed import spreads_weights
+from xtune.training.batches import MicroBatches
+from xtune.training.estimate.data import Sampled
+from xtune.training.estimate.estimate import estimate_of, this_device
 from xtune.training.estimate.show import size
-from xtune.training.memory import StepMemory, step_memory
-from xtune.training.optimizers import STATE
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-_NF4 = 0.56  # bytes of a weight, with the scales of its blocks
+    from xtune.training.train import Preparation
 
 
 class Passes:
@@ -88,87 +84,21 @@ def let_go(error: BaseException) -> None:
         torch.cuda.empty_cache()
 
 
-def advice(
-    recipe: Recipe, model: PreTrainedModel, passes: MicroBatches, *, half: bool, checkpointing: bool
-) -> str:
-    """What a step takes and the three settings that would help most, as sentences; "" where that cannot be told.
+def advice(recipe: Recipe, preparation: Preparation, plan: Plan, *, checkpointing: bool) -> str:
+    """What a step takes and the three settings that would help most, as `xtune estimate` has them; "" where that cannot
+    be told.
 
-    half, checkpointing   as the run trained: weights in bfloat16 products, activations computed again
+    plan            as the run came to it, with smaller passes perhaps
+    checkpointing   whether activations were computed again
     """
-    train = recipe.train
-    if spreads_weights(train) or train.sequence_parallel > 1:
-        return ""  # all processes would have to take part
-    model.zero_grad()
+    train = recipe.train.model_copy(update={"gradient_checkpointing": checkpointing})
+    trained = recipe.model_copy(update={"train": train})
     try:
-        step = step_memory(train, model, passes, half=half)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
+        found = estimate_of(trained, Sampled(replace(preparation, plan=plan)), this_device(trained))
+    except Exception:  # a model of a kind that estimates do not know: what happened is told without
         return ""
-    again = _checkpointed(step, model, passes)
-    now = again if checkpointing else step
-    helps = _smaller_steps(recipe, now, passes)
-    if not checkpointing and getattr(model, "supports_gradient_checkpointing", False):
-        helps["train.gradient_checkpointing = True"] = again.total
-    saved = {setting: now.total - total for setting, total in helps.items()} | _saved_by_method(
-        recipe, model, now
-    )
-    best = sorted((one for one in saved if saved[one] > 0), key=saved.__getitem__, reverse=True)[:3]
-    told = ", or ".join(f"{setting} ({size(saved[setting])} less)" for setting in best)
-    return f"A step takes about {size(now.total)} beside the weights. What helps most: {told}."
-
-
-def _smaller_steps(recipe: Recipe, now: StepMemory, passes: MicroBatches) -> dict[str, int]:
-    """Settings and what a step would take with them."""
-    plan, packing = passes.plan, recipe.data.packing
-    longest = plan.lengths[longest_pass(passes)]
-
-    def with_pass(share: float) -> int:
-        return replace(
-            now,
-            activations=round(now.activations * share),
-            logits=round(now.logits * share),
-            accumulating=True,
-        ).total
-
-    helps = {}
-    if isinstance(plan, SamplePlan) and plan.micro_batch_size > 1:
-        fewer = replace(plan, micro_batch_size=plan.micro_batch_size // _parts(plan))
-        share = _tokens(replace(passes, plan=fewer)) / _tokens(passes)
-        helps[f"train.micro_batch_size = {fewer.micro_batch_size}"] = with_pass(share)
-    if (shorter := int(longest.max()) // 2) > 1:
-        lengths = longest.clip(max=shorter)
-        share = lengths.sum() / longest.sum() if packing else 0.5
-        dropped = ", which drops longer samples" if recipe.data.overlong == "drop" else ""
-        helps[f"data.max_length = {shorter}{dropped}"] = with_pass(share)
-    if recipe.train.optimizer == "adamw":
-        smaller = now.optimizer * STATE["adamw_8bit"] / STATE["adamw"]
-        helps['train.optimizer = "adamw_8bit"'] = replace(now, optimizer=round(smaller)).total
-    return helps
-
-
-def _saved_by_method(recipe: Recipe, model: PreTrainedModel, now: StepMemory) -> dict[str, int]:
-    """What another method would save, of weights and of a step."""
-    method = recipe.method
-    if isinstance(method, Full):
-        return {'method.kind = "lora"': now.gradients + now.optimizer}
-    if isinstance(method, Lora) and not isinstance(method, Qlora) and method.init in ("default", "gaussian"):
-        kept = model.get_output_embeddings()
-        linear = [one for one in model.modules() if isinstance(one, torch.nn.Linear) and one is not kept]
-        base = [one.weight for one in linear if not one.weight.requires_grad]
-        return {'method.kind = "qlora"': round(sum(w.nbytes - _NF4 * w.numel() for w in base))}
-    return {}
-
-
-def _checkpointed(step: StepMemory, model: PreTrainedModel, passes: MicroBatches) -> StepMemory:
-    """With gradient checkpointing: the inputs of all layers are kept, and the activations of one at a time."""
-    config = model.config.get_text_config()
-    layers = config.num_hidden_layers
-    inputs = _tokens(passes) * config.hidden_size * layers * 4
-    return replace(step, activations=min(step.activations, inputs + step.activations // layers))
-
-
-def _tokens(passes: MicroBatches) -> int:
-    """Of the longest pass, padding included."""
-    lengths = passes.plan.lengths[longest_pass(passes)]
-    return int(lengths.sum() if passes.batches.layout.packing else lengths.max() * len(lengths))
+    if not found.helps:
+        return ""
+    step = found.memory.total - found.memory.weights - found.memory.libraries
+    told = ", or ".join(f"{setting} ({size(saved)} less)" for setting, saved in found.helps[:3])
+    return f"A step takes about {size(step)} beside the weights. What helps most: {told}."

@@ -44,7 +44,7 @@ from xtune.terminal import messages, quiet_libraries
 from xtune.training.data_files import check_unchanged, record_of
 from xtune.training.ending import recorded
 from xtune.training.group import joined, lost, of_first, together, way_on
-from xtune.training.start import tokenizer_and_template, trainable_model
+from xtune.training.start import check_base, tokenizer_and_template, trainable_model
 from xtune.training.stopping import Stopped, stoppable
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ def prepare(recipe: Recipe, processes: int | None = None) -> Preparation:
     """
     from xtune.training.optimizers import check_optimizer
     from xtune.training.report_to import check_report_to
-    from xtune.training.reward import check_base
 
     quiet_libraries()
     processes = processes or ranks()
@@ -298,7 +297,7 @@ def _train_recorded(
     trainer = make_trainer(recipe, model, passes, run.checkpoints, callbacks, bad_steps)
     if checkpoint and recipe.train.deepspeed and processes_of(checkpoint, recipe.train) != ranks():
         use_universal(checkpoint, trainer.args.hf_deepspeed_config.config)
-    with kept_memory(), _clear_errors(recipe, run, trainer):
+    with kept_memory(), _clear_errors(recipe, preparation, run, trainer):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
@@ -333,25 +332,27 @@ def _at_work(run: Run):
 
 
 @contextmanager
-def _clear_errors(recipe: Recipe, run: Run, trainer):
+def _clear_errors(recipe: Recipe, preparation: Preparation, run: Run, trainer):
     """Out of memory, a full disk and a lost process, each with the way on."""
     try:
         yield
     except Exception as error:
-        told = lost(error, run.path) or _resource_error(error, recipe, run, trainer)
+        told = lost(error, run.path) or _resource_error(error, recipe, preparation, run, trainer)
         if told is None:
             raise
         raise told from error
 
 
-def _resource_error(error: Exception, recipe: Recipe, run: Run, trainer) -> ResourceError | None:
+def _resource_error(
+    error: Exception, recipe: Recipe, preparation: Preparation, run: Run, trainer
+) -> ResourceError | None:
     """What to tell of an error in training if memory or disk ran out."""
     from xtune.model.load import is_out_of_memory
     from xtune.training.checkpoints import newest_checkpoint, remove_unfinished
 
     step = trainer.state.global_step
     if is_out_of_memory(error):
-        return _out_of_memory(error, recipe, run, trainer)
+        return _out_of_memory(error, recipe, preparation, run, trainer)
     if not is_disk_full(error):
         return None
     if ranks() == 1:  # others may be writing
@@ -365,17 +366,14 @@ def _resource_error(error: Exception, recipe: Recipe, run: Run, trainer) -> Reso
     )
 
 
-def _out_of_memory(error: Exception, recipe: Recipe, run: Run, trainer) -> ResourceError:
+def _out_of_memory(
+    error: Exception, recipe: Recipe, preparation: Preparation, run: Run, trainer
+) -> ResourceError:
     from xtune.training.out_of_memory import advice, let_go
 
     let_go(error)
-    arguments = trainer.args
     told = advice(
-        recipe,
-        trainer.model,
-        trainer.passes.run,
-        half=arguments.bf16,
-        checkpointing=arguments.gradient_checkpointing,
+        recipe, preparation, trainer.passes.run.plan, checkpointing=trainer.args.gradient_checkpointing
     )
     usual = "Lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing = True."
     return ResourceError(

@@ -47,6 +47,9 @@ class ObjectiveTrainer(WholeCheckpoints):
     passes: Passes
     groups: list[dict[str, Any]]
     """What the recipe says of each group of weights in the optimizer."""
+    gradients_first: bool
+    """Whether gradients get their memory before a forward pass. On a CPU, those of adapters would else come to lie
+    between what each layer keeps, and what is freed around them is too small for the next layer."""
 
     def create_optimizer(self, model=None):
         if self.optimizer is None and self.lora_plus is not None:
@@ -81,6 +84,8 @@ class ObjectiveTrainer(WholeCheckpoints):
         first = number  # of the passes to run now
         while True:
             try:
+                if self.gradients_first:
+                    _make_gradients(self.model)
                 losses = [self._learn_all(step, one, inputs) for one in range(first, number + 1)]
                 break
             except Exception as error:
@@ -152,6 +157,13 @@ class GenerateSpread(TrainerCallback):
         from torch.distributed.fsdp import register_fsdp_forward_method
 
         register_fsdp_forward_method(extract_model_from_parallel(model), "generate")
+
+
+def _make_gradients(model: torch.nn.Module) -> None:
+    """Gradients of 0 for trained weights that have none: a sum is the same that begins with 0."""
+    for weight in model.parameters():
+        if weight.requires_grad and weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
 
 
 def add(sums: Sums, more: Sums) -> None:
@@ -240,6 +252,7 @@ def make_trainer(
     trainer.objective, trainer.sums, trainer.groups = batches.batches.objective, {}, []
     trainer.losses, trainer.bad_steps, trainer.passes = [], bad_steps, passes
     trainer.add_callback(FollowRecipe(trainer.groups))
+    trainer.gradients_first = not (on_gpu or isinstance(recipe.method, Full) or train.is_spread)
     trainer.lora_plus = None if isinstance(recipe.method, Full) else recipe.method.lora_plus
     trainer.remove_callback(PrinterCallback)
     if use_cache is not None:  # which Trainer turns off, also in the config.json of the result

@@ -16,9 +16,10 @@ from xtune.training.optimizers import STATE
 SHARE = 0.9
 """Of the free memory that a step may take before activations are computed again."""
 GAPS = 0.55
-"""Beside adapters on a CPU, of what all layers keep: their gradients come to lie between what each layer kept, and what
-the next pass keeps does not fit there (measured: 0.4 to 0.9). It is so with gradient checkpointing too, for what a
-layer works with."""
+"""Beside adapters on a CPU, of what all layers keep: what passes of several lengths leave between them in memory
+(measured: 0.4 to 0.9)."""
+_GAPS_CHECKPOINTED = 0.25
+"""The same with gradient checkpointing, still of what all layers would keep (measured: 0.19 to 0.31)."""
 _LIBRARIES_ON_CPU, _LIBRARIES_ON_GPU = 600 << 20, 500 << 20
 _LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**24, 2**27
 _ROWS = 2048  # of a product that are there at once, on a CPU
@@ -132,9 +133,10 @@ def memory(
         pair = kept_by.checkpointed_pair if checkpointing else kept_by.pair
         columns = longest.rows * longest.columns
         growing = token * longest.tokens + pair * longest.pairs + kept_by.column * columns
-        gaps = (
-            GAPS * (kept_by.token * longest.tokens + kept_by.pair * longest.pairs) if adapters_on_cpu else 0
-        )
+        gaps = 0.0
+        if adapters_on_cpu:
+            among = _GAPS_CHECKPOINTED if checkpointing else GAPS
+            gaps = among * (kept_by.token * longest.tokens + kept_by.pair * longest.pairs)
         return Memory(
             libraries=_LIBRARIES_ON_GPU if how.on_gpu else _LIBRARIES_ON_CPU,
             weights=round((frozen + _quantised(method, of)) * share.weights),

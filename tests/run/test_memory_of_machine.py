@@ -1,6 +1,9 @@
-"""A container's limit counts, wherever above the process it is set."""
+"""What memory there is, and what was taken: a container's limit counts, wherever above the process it is set."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -38,3 +41,16 @@ def test_without_groups(groups):
     assert container_memory(groups / "root", groups / "cgroup") == []
     assert container_memory(groups / "root", groups / "missing") == []
     assert free_memory(torch.device("cpu")) > 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux tells it")
+def test_the_peak_of_a_process_is_not_that_of_what_started_it():
+    code = (
+        "import subprocess, sys\n"
+        "large = bytearray(1 << 29)\n"
+        "large[::4096] = b'x' * len(large[::4096])\n"
+        "told = 'from xtune.run.memory import largest_resident_size; print(largest_resident_size())'\n"
+        "subprocess.run([sys.executable, '-c', told], check=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**22 < int(done.stdout) < 2**28
