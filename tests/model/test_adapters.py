@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from xtune.errors import RecipeError
@@ -61,6 +63,17 @@ def test_what_the_model_has_not(tiny_model, options, message, fix):
     with pytest.raises(RecipeError, match=message) as raised:
         attach_adapter(load_model(tiny_model), Lora(kind="lora", **options))
     assert fix in raised.value.fix
+
+
+def test_what_takes_no_adapter_in_a_model_is_named():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=99, hidden_size=32, state_size=4, num_hidden_layers=1)
+    with pytest.raises(RecipeError, match="matches out_proj, which takes no adapter") as raised:
+        attach_adapter(MambaForCausalLM(config), Lora(kind="lora"))
+    targets = re.findall(r"'(\w+)'", raised.value.fix)
+    assert targets == ["dt_proj", "in_proj", "x_proj"]
+    attach_adapter(MambaForCausalLM(config), Lora(kind="lora", targets=targets))
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,11 @@ def attach_adapter(
         bias="none",
         **_token_rows(model, targets, token_ids),
     )
+    names = _names(model)  # before some of them are wrapped
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
-        raise _no_target(model, method, str(error).splitlines()[0]) from None
+        raise _no_target(names, method, str(error).splitlines()[0]) from None
     # PEFT looks for vocab_size in the base's config.json, which ChatGLM calls otherwise, and takes its absence for
     # added tokens: every checkpoint would bring both embeddings along.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
@@ -221,7 +222,7 @@ def _targets(model: PreTrainedModel, method: Lora, attention: Sequence[str]) -> 
         return targets
     found = [name for name, _ in _linear(model) if re.fullmatch(targets, name)]
     if not found:
-        raise _no_target(model, method)
+        raise _no_target(_names(model), method)
     return found
 
 
@@ -235,7 +236,7 @@ def _check_targets(model: PreTrainedModel, method: Lora, targets: str | list[str
     if isinstance(method.targets, list) and (unknown := [name for name in modules if not modules[name]]):
         near = {_last(name) for name, _ in _linear(model)}
         told = (f"No layer matches {name!r}{did_you_mean(name, near) or '.'}" for name in unknown)
-        raise _no_target(model, method, text=" ".join(told))
+        raise _no_target(_names(model), method, text=" ".join(told))
     shared = model.get_input_embeddings().weight
     for name, module in (each for found in modules.values() for each in found.items()):
         if method.layers is not None and not re.search(r"\.\d+\.", name):
@@ -301,9 +302,11 @@ def _layers(model: PreTrainedModel, method: Lora) -> list[int] | None:
     return method.layers
 
 
-def _no_target(model: PreTrainedModel, method: Lora, why: str = "", text: str = "") -> RecipeError:
-    """No layer was found, or one that is not linear, which PEFT's `why` begins to name."""
-    names = [name for name, _ in _linear(model)]
+def _no_target(names: list[str], method: Lora, why: str = "", text: str = "") -> RecipeError:
+    """No layer was found, or one that takes no adapter, which PEFT's `why` begins to name.
+
+    names   of the linear layers
+    """
     if isinstance(method.targets, str):
         what = f'method.targets = "{method.targets}"'
         fix = f'Use "all-linear", "attention", or a regex for whole names, such as {", ".join(names[:2])}'
@@ -313,6 +316,10 @@ def _no_target(model: PreTrainedModel, method: Lora, why: str = "", text: str = 
     text = text or f"No linear layer matches {what}."
     if why.startswith("Target module "):  # "… LlamaAttention( … is not supported"
         text = f"{what} matches what is not linear: {why.split()[2].rstrip('(')}"
+    # Mamba's kernels, for example, read the weight itself.
+    if refused := re.search(r"Module '(\w+)' is incompatible with", why):
+        text = f"{what} matches {refused[1]}, which takes no adapter in this model."
+        fix = f"Use method.targets = {sorted({_last(name) for name in names if '.' in name} - {refused[1]})}"
     return RecipeError(text, where="method.targets", fix=fix)
 
 
@@ -330,6 +337,10 @@ def _layer(tensor: str) -> str:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def _names(model: PreTrainedModel) -> list[str]:
+    return [name for name, _ in _linear(model)]
 
 
 def _linear(model: PreTrainedModel) -> list[tuple[str, Module]]:
