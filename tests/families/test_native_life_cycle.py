@@ -45,7 +45,13 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# Of those that are alike one each here.
+ALIKE = {"llama3_2", "qwen3"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in ARCHITECTURES]
+)
 def test_life_cycle(name, tokenizer, tmp_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 

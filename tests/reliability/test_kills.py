@@ -82,8 +82,8 @@ def check(runs: Runs, kind: str, hows: list[str], **environment) -> None:
 @pytest.mark.parametrize(
     ("kind", "hows"),
     [
-        ("lora", ["time", "cut checkpoint", "checkpoint", "result"]),
-        ("full-unpacked", ["cut result", "checkpoint", "lines"]),
+        ("lora", ["time", "cut checkpoint", "checkpoint", "result", "cut result", "lines"]),
+        ("full-unpacked", ["checkpoint"]),
         ("lora-two", ["checkpoint", "time"]),
     ],
 )

@@ -120,7 +120,7 @@ def rates(tiny_model, data, tmp_path_factory) -> list[float]:
         ("lora", True, "adamw"),
         ("full", False, "adamw"),
         ("lora", True, "adamw_8bit"),
-        ("full", True, "adafactor"),
+        pytest.param("full", True, "adafactor", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_with_nan_changes_nothing_but_the_schedule(
@@ -164,13 +164,9 @@ def test_a_run_with_a_bad_step_resumes_to_the_same(model, data, tmp_path):
 
 @pytest.mark.parametrize(
     "spread",
-    [
-        [],
-        pytest.param(["train.deepspeed=zero2"], marks=pytest.mark.slow),
-        pytest.param(["train.deepspeed=zero3"], marks=pytest.mark.slow),
-        pytest.param(["train.fsdp=True"], marks=pytest.mark.slow),
-    ],
+    [[], ["train.deepspeed=zero2"], ["train.deepspeed=zero3"], ["train.fsdp=True"]],
 )
+@pytest.mark.slow
 def test_all_processes_skip_the_step_that_is_bad_in_one(model, data, tmp_path, xtune, spread):
     method = "full" if spread else "lora"
     one = train(recipe(model, data, method, micro_batch_size=4), run_dir=tmp_path / "one")

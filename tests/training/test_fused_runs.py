@@ -22,9 +22,9 @@ def with_method(options: Recipe, **method) -> Recipe:
     ("packing", "method"),
     [
         (True, "lora"),
-        (True, "qlora"),
+        pytest.param(True, "qlora", marks=pytest.mark.slow),
         (True, "full"),
-        (False, "lora"),
+        pytest.param(False, "lora", marks=pytest.mark.slow),
         pytest.param(False, "qlora", marks=pytest.mark.slow),
         pytest.param(False, "full", marks=pytest.mark.slow),
     ],

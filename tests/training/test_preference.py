@@ -145,7 +145,7 @@ def test_dpo_is_trls(pairs, tiny_model, tokenizer, tmp_path, packing):
             assert float(total) / count == pytest.approx(value, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 @pytest.mark.parametrize("objective", ["dpo", "orpo", "simpo", "cpo"])
 def test_what_is_chosen_becomes_likelier(pairs, tiny_model, tmp_path, objective, method):
     lr = 1e-3 if method == "full" else 1e-2
@@ -169,7 +169,7 @@ def test_kto_parts_good_from_bad(labelled, tiny_model, tmp_path):
     assert last["kl"] >= 0
 
 
-@pytest.mark.parametrize("kind", ["dpo", "kto"])
+@pytest.mark.parametrize("kind", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
 def test_how_a_step_is_split_changes_nothing(pairs, labelled, tiny_model, tmp_path, kind):
     file = pairs if kind == "dpo" else labelled
     results = []

@@ -203,7 +203,9 @@ def test_when_one_process_is_killed_all_end_with_one_message(folder):
     assert newest_checkpoint(run.checkpoints)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_launcher_that_ends_leaves_nothing(train, folder, tmp_path, sent):
     run = without_last_steps(train("two"), f"launcher-{sent}", 2)
     command = [sys.executable, "-m", "xtune", "train", "--resume", run.path.name, "--nproc", "2"]

@@ -218,7 +218,7 @@ def test_a_finished_run_goes_on_for_more_steps(tiny_model, tmp_path):
     assert largest_difference(weights(longer), weights(whole)) == 0
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize("schedule", [pytest.param("cosine", marks=pytest.mark.slow), "wsd"])
 def test_a_resumed_run_follows_what_its_recipe_says_by_then_and_keeps_it(tiny_model, tmp_path, schedule):
     options = {"schedule": schedule, "warmup": 0.0}
     changes = {"train.steps": 6, "train.lr": 5e-4, "train.weight_decay": 0.1}

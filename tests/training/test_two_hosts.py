@@ -146,7 +146,7 @@ def join(rank: int, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(**told), capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_stays_alone_says_whom_it_waited_for(rank):
     told = join(rank, MASTER_PORT="29417").stdout
     assert told.startswith("ResourceError ")
