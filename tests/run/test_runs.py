@@ -152,7 +152,7 @@ def test_a_finished_run_has_state_and_report_and_tells_no_other_program(tiny_rec
     facts = read_facts(run.path)
     assert facts.state["state"] == "finished"
     assert (facts.state["steps"], facts.state["dtype"]) == (4, "float32")
-    assert "finished" in (run.path / "report.html").read_text()
+    assert '"state finished">finished<' in (run.path / "report.html").read_text()
     assert [given["report_to"] for given in seen] == [[]]
     assert {path.name for path in run.path.iterdir() if path.is_dir()} == {"checkpoints", "model"}
 
@@ -173,7 +173,7 @@ def test_a_stopped_and_a_failed_run_say_why(tiny_recipe, tmp_path):
     found = read_facts(tmp_path / "run")
     assert found.state["state"] == "stopped"
     assert "SIGTERM" in found.state["why"]
-    assert "stopped" in (tmp_path / "run" / "report.html").read_text()
+    assert '"state stopped">stopped<' in (tmp_path / "run" / "report.html").read_text()
 
     from xtune.errors import TrainingError
     from xtune.training.train import train

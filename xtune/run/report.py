@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,15 @@ from xtune.run.summary import Facts, Summary, read_facts, summarise
 NAME = "report.html"
 
 
-def write_report(run: Run) -> Path:
-    """Write report.html into a run's directory, whole or not at all, of as much of the run as there is."""
-    file = run.path / NAME
-    write_page(file, render(read_facts(run.path)))
+def write_report(run: Run, ended: str | None = None) -> Path:
+    """Write report.html into a run's directory, whole or not at all, of as much of the run as there is.
+
+    ended   how the run ended, where its process tells, which still holds the run's lock
+    """
+    file, facts = run.path / NAME, read_facts(run.path)
+    if ended:
+        facts = replace(facts, state=facts.state | {"state": ended})
+    write_page(file, render(facts))
     return file
 
 

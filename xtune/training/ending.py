@@ -35,6 +35,6 @@ def _leave(run: Run, how: str, why: str | None = None) -> None:
     """Neither may make a run fail that has its result, or hide why another one failed."""
     try:
         state.end(run, how, why)
-        write_report(run)
+        write_report(run, how)
     except Exception as error:
         messages().print(f"report   not written: {error}", soft_wrap=True, markup=False)
