@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import gguf
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.families.conftest import published  # noqa: F401 (a fixture)
 from xtune.convert.gguf import convert_gguf
 from xtune.convert.gguf_tokenizer import CONTROL, NORMAL, for_llama_cpp
-from xtune.convert.gguf_weights import TYPES
+from xtune.convert.gguf_weights import Type
 from xtune.errors import UsageError
 from xtune.families.embedded import GGUF, PACKAGE, _halves
 from xtune.families.tokenizer import load_tokenizer
@@ -42,7 +43,7 @@ def files(published, tmp_path_factory) -> dict[str, Path]:  # noqa: F811
     """A tiny InternLM2, in its publisher's layout, as a file of each type."""
     folder = tmp_path_factory.mktemp("gguf")
     model = published("internlm2")
-    return {type: convert_gguf(model, folder / f"{type}.gguf", type).path for type in TYPES}
+    return {type: convert_gguf(model, folder / f"{type}.gguf", type).path for type in get_args(Type)}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def embedded() -> Path:
     return Path(importlib.util.find_spec(PACKAGE).origin).parent / GGUF
 
 
-@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("type", get_args(Type))
 def test_tensors_are_those_of_the_model_as_far_as_the_type_holds_them(files, published, type):  # noqa: F811
     tensors = tensors_of(files[type])
     model = load_model(published("internlm2"), dtype="float32")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import safe_open
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Type = Literal["f16", "bf16", "q8_0", "f32"]
-TYPES: tuple[Type, ...] = get_args(Type)
 
 
 def rope_of(config: PreTrainedConfig) -> dict[str, Any]:

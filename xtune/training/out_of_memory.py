@@ -99,6 +99,5 @@ def advice(recipe: Recipe, preparation: Preparation, plan: Plan, *, checkpointin
         return ""
     if not found.helps:
         return ""
-    step = found.memory.total - found.memory.weights - found.memory.libraries
     told = ", or ".join(f"{setting} ({size(saved)} less)" for setting, saved in found.helps[:3])
-    return f"A step takes about {size(step)} beside the weights. What helps most: {told}."
+    return f"A step takes about {size(found.memory.step)} beside the weights. What helps most: {told}."

@@ -18,7 +18,6 @@ _NATIVE = {
 _INTERNLM2 = {"w1": ["gate_proj"], "w2": ["down_proj"], "w3": ["up_proj"]}
 
 _LOSSES = {"sppo_hard": "sppo", "nca_pair": "nca"}
-_PENALTIES = {"log_barrier": None, "none": 0.0}
 _READ_AT = {92527: "[UNUSED_TOKEN_130]"}  # InternLM2's
 
 
